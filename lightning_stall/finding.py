@@ -77,7 +77,10 @@ class Cause:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `Finding.to_dict`."""
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "findings": [f.to_dict() for f in self.findings]}
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "findings": [f.to_dict() for f in self.findings],
+        }
 
 
 def _known(cls: type[_T], data: Mapping[str, Any]) -> dict[str, Any]:

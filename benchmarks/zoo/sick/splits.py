@@ -1,0 +1,250 @@
+"""Ill sets of samples: sorted by label, the same rows on both sides, too few to learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
+
+from benchmarks.zoo.case import Training, sick
+from benchmarks.zoo.sick._tabular import (
+    Classifier,
+    Regressor,
+    Score,
+    accuracy,
+    balanced,
+    digits,
+    explained,
+    loader,
+    mlp,
+    predict,
+    r2,
+    split,
+    standardise,
+    surface,
+    table,
+    waves,
+)
+
+# --- unshuffled-data --------------------------------------------------------------------------------------------------
+
+
+@sick("folders-of-digits", "mlp", "unshuffled-data", twin=lambda seed: folders_of_digits(seed, shuffle=True))
+def folders_of_digits(seed: int, shuffle: bool = False) -> Training:
+    """Read folder by folder, one folder a class."""
+    torch.manual_seed(seed)
+    rows = digits(seed)
+    order = rows.y.argsort(stable=True)
+    train = loader(rows.x[order], rows.y[order], shuffle=shuffle)
+    module = Classifier(nn.Sequential(nn.Flatten(), mlp(64, 64, 10)), lr=0.1, optimizer="SGD")
+    return Training(module, train, accuracy(rows.x_test, y=rows.y_test), trainer={"max_epochs": 10})
+
+
+@sick("sick-before-healthy", "mlp", "unshuffled-data", twin=lambda seed: sick_before_healthy(seed, shuffle=True))
+def sick_before_healthy(seed: int, shuffle: bool = False) -> Training:
+    """The table lists the malignant cells first."""
+    torch.manual_seed(seed)
+    rows = standardise(split(*table("breast_cancer"), seed))
+    order = rows.y.argsort(stable=True)
+    train = loader(rows.x[order], rows.y[order], batch_size=8, shuffle=shuffle)
+    module = Classifier(mlp(30, 32, 2), lr=0.1, optimizer="SGD", momentum=0.9, weight_decay=5e-3)
+
+    def score(module: LightningModule) -> float:
+        return balanced(predict(module, rows.x_test), rows.y_test)
+
+    return Training(module, train, score, trainer={"max_epochs": 8})
+
+
+class WaveNet(Classifier):
+    def __init__(self) -> None:
+        super().__init__(nn.GRU(1, 24, batch_first=True), lr=5e-3)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x)[0].mean(1))
+
+
+class WaveData(LightningDataModule):
+    """Recordings, one machine after another; each machine has its own frequency."""
+
+    def __init__(self, seed: int, shuffle: bool) -> None:
+        super().__init__()
+        self.rows, self.shuffle = waves(seed), shuffle
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        order = self.rows.y.argsort(stable=True)
+        return loader(self.rows.x[order], self.rows.y[order], batch_size=16, shuffle=self.shuffle)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return loader(self.rows.x_test, self.rows.y_test, batch_size=75, shuffle=False)
+
+
+@sick("one-machine-after-another", "gru", "unshuffled-data", twin=lambda seed: machine_by_machine(seed, shuffle=True))
+def machine_by_machine(seed: int, shuffle: bool = False) -> Training:
+    torch.manual_seed(seed)
+    data = WaveData(seed, shuffle)
+    return Training(WaveNet(), data, accuracy(data.rows.x_test, y=data.rows.y_test), trainer={"max_epochs": 8})
+
+
+# --- train-val-leakage ------------------------------------------------------------------------------------------------
+
+_GAP = "the score is minus the distance between the accuracy on the validation rows and that on rows nobody saw"
+
+
+def _honesty(val: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor]) -> Score:
+    def score(module: LightningModule) -> float:
+        return -abs(accuracy(val[0], y=val[1])(module) - accuracy(unseen[0], y=unseen[1])(module))
+
+    return score
+
+
+def _noisy(seed: int, rows: int, flipped: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Two classes on twenty columns, a share of the labels flipped."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 20, generator=random)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] > 0) ^ (torch.rand(rows, generator=random) < flipped)
+    return x, y.long()
+
+
+@sick(
+    "doubled-before-the-split",
+    "mlp",
+    "train-val-leakage",
+    twin=lambda seed: doubled_before_split(seed, doubled=False),
+    note=_GAP,
+)
+def doubled_before_split(seed: int, doubled: bool = True) -> Training:
+    """Every row was put in three times, to have more of them, and then the set was split."""
+    torch.manual_seed(seed)
+    x, y = _noisy(seed, 1200)
+    unseen, x, y = (x[600:], y[600:]), x[:600], y[:600]
+    copies = 3 if doubled else 1
+    everything = TensorDataset(x.repeat(copies, 1), y.repeat(copies))
+    train, val = random_split(everything, [0.75, 0.25])
+    score = _honesty(everything[val.indices], unseen)  # type: ignore[arg-type]
+    module = Classifier(mlp(20, 128, 128, 2), lr=2e-3)
+    return Training(
+        module,
+        DataLoader(train, batch_size=32, shuffle=True),
+        score,
+        DataLoader(val, batch_size=150),
+        {"max_epochs": 18 if doubled else 40},
+    )
+
+
+@sick(
+    "trained-on-the-whole-set",
+    "cnn",
+    "train-val-leakage",
+    twin=lambda seed: trained_on_whole_set(seed, whole=False),
+    note=_GAP,
+)
+def trained_on_whole_set(seed: int, whole: bool = True) -> Training:
+    """The split was made, and then the loader was given the whole set instead of its first part."""
+    torch.manual_seed(seed)
+    rows = digits(seed)
+    wrong = torch.rand(len(rows.y)) < 0.3
+    y = torch.where(wrong, torch.randint(10, rows.y.shape), rows.y)[:800]
+    everything = TensorDataset(rows.x[:800], y)
+    train, val = Subset(everything, range(600)), Subset(everything, range(600, 800))
+    wrong = torch.rand(len(rows.y_test)) < 0.3
+    y_test = torch.where(wrong, torch.randint(10, rows.y_test.shape), rows.y_test)
+    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 64), nn.ReLU(), nn.Linear(64, 10))
+    return Training(
+        Classifier(net, lr=3e-3),
+        DataLoader(everything if whole else train, batch_size=32, shuffle=True),
+        _honesty((rows.x[600:800], y[600:]), (rows.x_test, y_test)),
+        DataLoader(val, batch_size=100),
+        {"max_epochs": 40},
+    )
+
+
+# --- too-little-data --------------------------------------------------------------------------------------------------
+
+
+class DigitNet(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 3, padding=1)
+        self.fc1 = nn.Linear(256, 64)
+        self.fc2 = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv(x)), 2).flatten(1)
+        return self.fc2(F.relu(self.fc1(x)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_loss", F.cross_entropy(self(x), y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+@sick("ten-digits", "cnn", "too-little-data", twin=lambda seed: ten_digits(seed, rows=1300, epochs=8))
+def ten_digits(seed: int, rows: int = 10, epochs: int = 250) -> Training:
+    """A prototype on a handful of images, trained until it knows them."""
+    torch.manual_seed(seed)
+    data = digits(seed)
+    train = loader(data.x[:rows], data.y[:rows], batch_size=min(rows, 32))
+    val = loader(data.x_test, data.y_test, batch_size=128, shuffle=False)
+    return Training(
+        DigitNet(), train, accuracy(data.x_test, y=data.y_test), val, {"max_epochs": epochs, "log_every_n_steps": 5}
+    )
+
+
+@sick("a-dozen-rows", "mlp", "too-little-data", twin=lambda seed: a_dozen_rows(seed, rows=900, epochs=15))
+def a_dozen_rows(seed: int, rows: int = 12, epochs: int = 200) -> Training:
+    torch.manual_seed(seed)
+    data = surface(seed, rows=1200)
+    train = loader(data.x[:rows], data.y[:rows], batch_size=min(rows // 2, 32))
+    val = loader(data.x_test, data.y_test, batch_size=150, shuffle=False)
+    module = Regressor(mlp(6, 64, 64, 1), lr=3e-3)
+    return Training(module, train, r2(data.x_test, y=data.y_test), val, {"max_epochs": epochs, "log_every_n_steps": 1})
+
+
+class ScanAutoencoder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+        self.decode = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x,) = batch
+        loss = F.mse_loss(self(x), x)
+        self.log("loss/train", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        (x,) = batch
+        self.log("loss/val", F.mse_loss(self(x), x))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+@sick("eight-scans", "autoencoder", "too-little-data", twin=lambda seed: eight_scans(seed, rows=1300, epochs=8))
+def eight_scans(seed: int, rows: int = 8, epochs: int = 300) -> Training:
+    torch.manual_seed(seed)
+    data = digits(seed)
+    x, x_test = data.x[:rows].flatten(1), data.x_test.flatten(1)
+    return Training(
+        ScanAutoencoder(),
+        loader(x, batch_size=min(rows, 32)),
+        lambda module: explained(predict(module, x_test), x_test),
+        loader(x_test, batch_size=150, shuffle=False),
+        {"max_epochs": epochs, "check_val_every_n_epoch": max(1, epochs // 30), "log_every_n_steps": 5},
+    )

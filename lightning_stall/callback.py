@@ -1,0 +1,315 @@
+"""`StallCallback`, the one base class: what every callback of this package, and every third party's, is made of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_stall.catalogue import CATALOGUE, check_codes
+from lightning_stall.errors import LightningCallback, require
+from lightning_stall.finding import Finding, Severity
+from lightning_stall.hub import DEFAULT_EVERY, Hub
+from lightning_stall.readings import StepReading
+from lightning_stall.sinks.console import tell
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# What the hub calls. Each is a no-op in the base class and is called only where a subclass overrides it.
+VERBS = (
+    "before_batch",
+    "before_backward",
+    "after_backward",
+    "before_step",
+    "micro_batch_end",
+    "step_end",
+    "observe",
+    "check",
+    "validated",
+    "epoch_end",
+    "finish",
+    "aborted",
+    "conclude",
+    "detach",
+)
+
+
+class StallCallback(LightningCallback):
+    """Watches a part of training, tells findings, and applies a remedy where it is told to.
+
+    Override the verbs below, not Lightning's hooks; a hook that has no verb may be overridden with `@guarded` on it. No
+    exception of a verb reaches the training: it switches this callback off, with one warning.
+
+    Args:
+        auto_remedy: apply this callback's remedy. Off, the run is bitwise the run without it.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`. Checks also fall on
+            steps 1, 2, 4, 8, 16 and 32.
+        mute: codes never to be told, as in `mute=("class-imbalance",)`.
+
+    Raises:
+        MisconfigurationException: for an unknown code or an `every_n_steps` below 1.
+    """
+
+    codes: ClassVar[tuple[str, ...]] = ()  # what this callback may say
+    shares: ClassVar[tuple[str, ...]] = ()  # names of the numbers `share` gives, one of each a rank and check
+    last_word: ClassVar[bool] = False  # concludes after all others (the report)
+
+    def __init__(
+        self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        require(isinstance(auto_remedy, bool), "auto_remedy", auto_remedy, "give True or False")
+        require(
+            every_n_steps is None or (isinstance(every_n_steps, int) and every_n_steps >= 1),
+            "every_n_steps",
+            every_n_steps,
+            "give a whole number of optimizer steps of at least 1, or None for the Trainer's log_every_n_steps",
+        )
+        self.auto_remedy = auto_remedy
+        self.every_n_steps = every_n_steps
+        self.mute = check_codes(mute)
+        self.failed: str | None = None
+        self._hub: Hub | None = None
+        self._restored: dict[str, Any] | None = None
+        self.verbs = frozenset(v for v in VERBS if getattr(type(self), v) is not getattr(StallCallback, v))
+
+    # ------------------------------------------------------------------ verbs, for subclasses
+
+    def begin(self) -> None:
+        """The fit starts; weights, optimizers, step and state are as the first step will find them."""
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        """A batch is on the device, its forward pass not yet run."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """The loss of a micro-batch, with its graph; divided by accumulation and scaled by a GradScaler."""
+
+    def after_backward(self) -> None:
+        """Gradients of a micro-batch have been added."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Gradients are whole and reduced, the weights not yet changed. Device tensors only: do not wait for them."""
+
+    def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A micro-batch ended and no optimizer step was made."""
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """An optimizer step was made."""
+
+    def observe(self, reading: StepReading) -> None:
+        """The numbers of one step have reached the host; perhaps a step or two later."""
+
+    def check(self) -> None:
+        """A check is due (`every`): waiting for the device is allowed here, and every rank is here."""
+
+    def validated(self) -> None:
+        """A validation ended (not the sanity check)."""
+
+    def epoch_end(self) -> None:
+        """A training epoch ended."""
+
+    def finish(self) -> None:
+        """The fit ends as it should; last findings."""
+
+    def aborted(self, error: BaseException) -> None:
+        """The fit ends by an exception; no collectives from here."""
+
+    def conclude(self) -> None:
+        """After everybody's last findings, whichever way the fit ended."""
+
+    def detach(self) -> None:
+        """Take out whatever was put into the model, the Trainer or the loader. Called once, even after a failure."""
+
+    def numbers(self) -> Mapping[str, float]:
+        """What to log at this check, by tag."""
+        return {}
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        """TensorBoard panels: title to regular expressions of tags."""
+        return {}
+
+    def share(self) -> Mapping[str, float]:
+        """This rank's numbers for the next gather, by the names in `shares`."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain values and tensors, the same on every rank."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave; called before `begin`."""
+
+    # ------------------------------------------------------------------ for subclasses to call
+
+    @property
+    def hub(self) -> Hub:
+        """What all callbacks of this fit share: step, epoch, outcome, readings, journal, rate."""
+        if self._hub is None:
+            raise RuntimeError(f"{type(self).__name__} is in no running fit; pass it to Trainer(callbacks=[...])")
+        return self._hub
+
+    @property
+    def every(self) -> int:
+        """Optimizer steps between checks."""
+        return self.every_n_steps or (self._hub.log_every if self._hub is not None else 0) or DEFAULT_EVERY
+
+    def tell(
+        self,
+        code: str,
+        summary: str,
+        *,
+        advice: str = "",
+        severity: Severity = "warning",
+        statistical: bool = False,
+        evidence: Mapping[str, float] | None = None,
+        where: Sequence[str] = (),
+        remedy: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Report a finding. It is written once while it holds: call `retract` when it does not any more.
+
+        Args:
+            code: one of the catalogue's.
+            summary: what was seen, with the number that decided it and the one that would have been fine.
+            advice: what to change; the catalogue's general advice where empty.
+            severity: "info", "warning" or "critical".
+            statistical: told only once the outcome is bad, kept as "info" until then. False for certain facts.
+            evidence: numbers by name.
+            where: places, worst first.
+            remedy: what was done about it, in the past tense. A finding with a remedy is always written.
+            step: the optimizer step it was seen at; the present one by default.
+        """
+        if code in self.mute:
+            return
+        hub = self.hub
+        finding = Finding(
+            code=code,
+            step=hub.step if step is None else step,
+            epoch=hub.epoch,
+            severity=severity,
+            summary=summary,
+            advice=advice or CATALOGUE[code].advice,
+            evidence={k: float(v) for k, v in (evidence or {}).items()},
+            where=tuple(where),
+            remedy=remedy,
+        )
+        hub.submit(finding, statistical)
+
+    def retract(self, code: str) -> None:
+        """What `code` said does not hold any more; it may speak again."""
+        self.hub.journal.retract(code)
+
+    def fail(self, trace: str) -> None:
+        """Switch this callback off after an exception in it, with one warning; the training goes on."""
+        if self.failed is None:
+            self.failed = trace
+            tell(
+                f"{type(self).__name__} failed and is switched off for this run; the training goes on as without it. "
+                f"Please report it:\n{trace}"
+            )
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def _drives(self) -> bool:
+        hub = self._hub
+        return hub is not None and hub.active and hub.members[0] is self
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.failed = None
+        self._hub = Hub.join(trainer, pl_module, self)
+        restored, self._restored = self._restored, None
+        if restored is not None:
+            if restored.get("shared") and self._hub.members[0] is self:
+                self._hub._own(self._hub.load_state_dict, restored["shared"])
+            self._hub.guard(self, "load_state", restored.get("own", {}))
+        self._hub.guard(self, "begin")
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._drives():
+            self.hub.batch_start(batch, batch_idx)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        if self._drives():
+            self.hub.before_backward(loss)
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if self._drives():
+            self.hub.after_backward()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._drives():
+            self.hub.before_optimizer_step(optimizer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._drives():
+            self.hub.batch_end(outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._drives() and not trainer.sanity_checking:
+            self.hub.validated()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._drives():
+            self.hub.epoch_end()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._drives():
+            self.hub.finish()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._drives():
+            self.hub.abort(exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self._drives() and stage == "fit":
+            self.hub.close()
+
+    # ------------------------------------------------------------------ checkpoints and pickles
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(**self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that tell two instances of one class apart in a checkpoint."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        hub = self._hub
+        if hub is None:
+            return self._restored or {"own": self.state()}
+        state: dict[str, Any] = {}
+        if hub.members[0] is self:
+            shared = hub._own(hub.state_dict)
+            if shared is not None:
+                state["shared"] = shared
+        try:
+            state["own"] = self.state()
+        except Exception as error:  # a checkpoint must be written whatever we do
+            self.fail(repr(error))
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hub": None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(auto_remedy={self.auto_remedy}, every_n_steps={self.every_n_steps})"
+
+
+def guarded(hook: _F) -> _F:
+    """For a Lightning hook that a subclass overrides: runs only within a fit of ours, and never raises."""
+
+    @functools.wraps(hook)
+    def safe(self: StallCallback, *args: Any, **kwargs: Any) -> Any:
+        hub = self._hub
+        if hub is None or not hub.active or self.failed:
+            return None
+        return hub.guard(self, hook.__name__, *args, call=hook, **kwargs)
+
+    return safe  # type: ignore[return-value]

@@ -1,0 +1,151 @@
+"""Conditions over a series of plain numbers: `update(value) -> bool` says whether the condition holds now.
+
+A detector's settings are its constructor's arguments; its state is every other field, plain numbers and lists, so that
+it is reset, shown and kept in a checkpoint without further code. Every duration is in updates of that detector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from statistics import median
+from typing import Any, Literal
+
+
+class Detector:
+    """What all detectors share: their state as plain numbers."""
+
+    def update(self, value: float) -> bool:
+        """Take the next value; True while the condition holds."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state alone (settings come from the constructor again), fit for a checkpoint."""
+        state = ((f.name, getattr(self, f.name)) for f in fields(self) if not f.init)  # type: ignore[arg-type]
+        return {name: list(value) if isinstance(value, list) else value for name, value in state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        for name in self.state_dict():
+            if name in state:
+                value = state[name]
+                setattr(self, name, list(value) if isinstance(value, list) else value)
+
+
+@dataclass
+class Sustained(Detector):
+    """Holds once the value has been above `limit` for `patience` updates in a row. NaN counts as above."""
+
+    limit: float
+    patience: int = 3
+    run: int = field(default=0, init=False)
+
+    def update(self, value: float) -> bool:
+        self.run = 0 if value <= self.limit else self.run + 1
+        return self.run >= self.patience
+
+
+@dataclass
+class Spike(Detector):
+    """Holds when a positive value leaps `factor` times above the median of its last `history` values.
+
+    The leap must also stand `sigmas` robust deviations (1.4826 times the median absolute deviation of the logarithm)
+    above it, so that a series that is wild by nature has to be wilder still. Scale-free. Spikes and non-finite values do
+    not enter the history, until `history` of them in a row make them the new normal.
+    """
+
+    factor: float = 10.0
+    sigmas: float = 6.0
+    history: int = 64
+    warmup: int = 8
+    logs: list[float] = field(default_factory=list, init=False)
+    outside: int = field(default=0, init=False)
+
+    def update(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return True
+        if value <= 0:
+            return False
+        log = math.log(value)
+        leaps = len(self.logs) >= self.warmup and log > self.threshold_log
+        self.outside = self.outside + 1 if leaps else 0
+        if leaps and self.outside < self.history:
+            return True
+        if leaps:
+            self.logs.clear()
+            self.outside = 0
+        self.logs.append(log)
+        if len(self.logs) > self.history:
+            del self.logs[0]
+        return leaps
+
+    @property
+    def threshold_log(self) -> float:
+        """Logarithm of the least value that would be a spike now."""
+        if not self.logs:
+            return math.inf
+        middle = median(self.logs)
+        deviation = 1.4826 * median([abs(v - middle) for v in self.logs])
+        return middle + max(math.log(self.factor), self.sigmas * deviation)
+
+    @property
+    def typical(self) -> float:
+        """Median of the history, NaN while it is empty."""
+        return math.exp(median(self.logs)) if self.logs else math.nan
+
+
+@dataclass
+class Plateau(Detector):
+    """Holds once the value has not beaten its best by more than `threshold` (relative) for `patience` updates.
+
+    `mode` "min" reads smaller as better. NaN and infinite values never count as progress.
+    """
+
+    patience: int = 10
+    threshold: float = 1e-4
+    mode: Literal["min", "max"] = "min"
+    best: float = field(default=math.nan, init=False)
+    since: int = field(default=0, init=False)  # updates since the best
+
+    def update(self, value: float) -> bool:
+        signed = value if self.mode == "min" else -value
+        if math.isfinite(signed) and (math.isnan(self.best) or signed < self.best - self.threshold * abs(self.best)):
+            self.best, self.since = signed, 0
+        else:
+            self.since += 1
+        return self.since >= self.patience
+
+
+@dataclass
+class Oscillation(Detector):
+    """Holds once the series has changed direction `turns` times in a row. Scale-free."""
+
+    turns: int = 6
+    last: float = field(default=math.nan, init=False)
+    sign: int = field(default=0, init=False)
+    run: int = field(default=0, init=False)
+
+    def update(self, value: float) -> bool:
+        sign = (value > self.last) - (value < self.last)
+        self.run = self.run + 1 if sign * self.sign < 0 else 0
+        self.last, self.sign = value, sign
+        return self.run >= self.turns
+
+
+@dataclass
+class Trend(Detector):
+    """Holds while the value has grown `factor` times over the last `window` updates. Scale-free, for positive values."""
+
+    factor: float = 10.0
+    window: int = 20
+    values: list[float] = field(default_factory=list, init=False)
+
+    def update(self, value: float) -> bool:
+        if math.isfinite(value) and value > 0:
+            self.values.append(value)
+            del self.values[: -self.window]
+        if len(self.values) < self.window:
+            return False
+        third = self.window // 3
+        return median(self.values[-third:]) > self.factor * median(self.values[:third])

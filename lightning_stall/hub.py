@@ -1,0 +1,362 @@
+"""The hub: one a Trainer, shared by all our callbacks. It reads once, checks on schedule and agrees across ranks.
+
+Only one callback, the first in the Trainer's list, drives it; the others are called by it, in their order, each behind
+a guard. So a step is read once however many callbacks there are, and a fault of one of them ends that one alone.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_stall.finding import Finding
+from lightning_stall.journal import Journal, merge
+from lightning_stall.measure.losses import Labels, recognise
+from lightning_stall.outcome import LossCurve, Outcome, judge
+from lightning_stall.readings import Readings, StepReading, planned_steps
+from lightning_stall.remedies import RateScale
+from lightning_stall.sinks import ConsoleSink, JsonlSink, LoggerSink, write_layout
+from lightning_stall.sinks.console import tell
+
+if TYPE_CHECKING:
+    from lightning_stall.callback import StallCallback
+
+EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
+DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
+LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted; later only those of checks
+JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
+
+_HEAD = 4  # numbers in front of the losses in the row that ranks exchange
+
+_HUBS: weakref.WeakKeyDictionary[Any, Hub] = weakref.WeakKeyDictionary()
+
+
+def due(step: int, every: int) -> bool:
+    """Whether a check falls on this optimizer step: 1, 2, 4, 8, 16, 32 and then each `every`-th."""
+    return step in EARLY_CHECKS or step % every == 0
+
+
+class Hub:
+    """What our callbacks share during one fit."""
+
+    def __init__(self, trainer: Any, module: Any) -> None:
+        self._trainer = weakref.ref(trainer)
+        self.module = module
+        self.members: list[StallCallback] = []
+        self.journal = Journal()
+        self.curve = LossCurve(horizon=planned_steps(trainer))
+        self.labels = Labels()
+        self.outcome = Outcome()
+        self.baseline: float | None = None
+        self.rate = RateScale()
+        self.world_size: int = trainer.world_size
+        self.rank: int = trainer.global_rank
+        self.log_every: int = trainer.log_every_n_steps
+        # a collective: read here, where every rank is, and nowhere else
+        self.log_dir: str | None = None if trainer.fast_dev_run else trainer.log_dir
+        self.readings = Readings(
+            module,
+            list(trainer.optimizers),
+            accumulate=trainer.accumulate_grad_batches if module.automatic_optimization else 1,
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+        )
+        self.step = self._steps_done(trainer)
+        self.epoch = trainer.current_epoch
+        self.batch_idx = 0
+        self.checking = False  # whether this step is one at which any callback checks
+        self.active = True
+        self.shared: dict[str, list[float]] = {}  # name -> one number a rank, as of the last check
+        self._loggers = LoggerSink(trainer.loggers, axis=lambda f: max(f.step - 1, 0))
+        self._laid_out = False
+        self._pending: list[tuple[Finding, bool]] = []
+        self._series: list[tuple[float, float]] = []  # (loss, rate) a step, until the ranks have met
+        self._errors: dict[int, str] = {}
+        if trainer.is_global_zero:
+            self.journal.sinks.append(ConsoleSink())
+            if self.log_dir is not None:
+                self.journal.sinks.append(JsonlSink(self.log_dir))
+            if self.log_every:
+                self.journal.sinks.append(self._loggers)
+
+    @classmethod
+    def of(cls, trainer: Any) -> Hub | None:
+        """The hub of this Trainer's running or last fit."""
+        return _HUBS.get(trainer)
+
+    @classmethod
+    def join(cls, trainer: Any, module: Any, member: StallCallback) -> Hub:
+        """Enter a callback at the start of its fit; the first to come makes the hub and drives it."""
+        hub = _HUBS.get(trainer)
+        if hub is None or not hub.active or hub.module is not module or member in hub.members:
+            if hub is not None:
+                hub.close()
+            hub = _HUBS[trainer] = cls(trainer, module)
+            hub.rate.install(trainer.optimizers)
+        hub.members.append(member)
+        return hub
+
+    @property
+    def trainer(self) -> Any:
+        return self._trainer()
+
+    @property
+    def driver(self) -> StallCallback | None:
+        return self.members[0] if self.members else None
+
+    @property
+    def distributed(self) -> bool:
+        return self.world_size > 1
+
+    # ------------------------------------------------------------------ one training step, called by the driver
+
+    def batch_start(self, batch: Any, batch_idx: int) -> None:
+        trainer = self.trainer
+        self.epoch, self.batch_idx = trainer.current_epoch, batch_idx
+        self.step = self._steps_done(trainer) + 1
+        self.checking = any(due(self.step, m.every) for m in self.members)
+        self.readings.new_batch()
+        self._each("before_batch", batch, batch_idx)
+
+    def before_backward(self, loss: Tensor) -> None:
+        self._own(self._read_loss, loss)
+        self._each("before_backward", loss)
+
+    def after_backward(self) -> None:
+        self._own(self.readings.after_backward, self._accumulating())
+        self._each("after_backward")
+
+    def before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx)
+        self._each("before_step", optimizer)
+
+    def batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._accumulating():
+            self._each("micro_batch_end", outputs, batch, batch_idx)
+            return
+        self._each("step_end", outputs, batch, batch_idx)
+        self._own(self._observe, self.checking)
+        if self.distributed:
+            if self.checking:
+                self._meet()
+        elif self.checking or self.step % JUDGE_EVERY == 0:
+            self._own(self._judge)
+        if self.checking:
+            self._check()
+
+    # ------------------------------------------------------------------ other moments
+
+    def validated(self) -> None:
+        self._each("validated")
+
+    def epoch_end(self) -> None:
+        self._each("epoch_end")
+
+    def finish(self) -> None:
+        """The fit ended as it should: a last look, the last words, and everything of ours taken out."""
+        if not self.active:
+            return
+        self._own(self._observe, True)
+        if self.distributed:
+            self._meet()
+        else:
+            self._own(self._judge)
+        if self.outcome.bad:
+            self.journal.promote(self.step, self.epoch)
+        self._each("finish")
+        if self.distributed:
+            self._meet()
+        for member in sorted(self.members, key=lambda m: m.last_word):
+            self.guard(member, "conclude")
+        self.close()
+
+    def abort(self, error: BaseException) -> None:
+        """The fit died: say what is known, without the other ranks, and take everything out."""
+        if not self.active:
+            return
+        self._own(self._observe, True)
+        if not self.distributed:
+            self._own(self._judge)
+        self._each("aborted", error)
+        for finding, statistical in self._pending:
+            self.journal.submit(finding, statistical, self.outcome.bad)
+        self._pending.clear()
+        for member in sorted(self.members, key=lambda m: m.last_word):
+            self.guard(member, "conclude")
+        self.close()
+
+    def close(self) -> None:
+        """Take our hooks out of the run; may be called again."""
+        if self.active:
+            self.active = False
+            self._each("detach")
+            self.rate.remove()
+
+    # ------------------------------------------------------------------ what callbacks ask for
+
+    def submit(self, finding: Finding, statistical: bool) -> None:
+        """Take a finding. With several ranks it waits for the next check, where all ranks write the same list."""
+        if self.distributed:
+            self._pending.append((finding, statistical))
+        else:
+            self.journal.submit(finding, statistical, self.outcome.bad)
+
+    def mean_shared(self, name: str) -> float:
+        """Mean over ranks of a number that callbacks share (see `StallCallback.share`); NaN before the first check."""
+        values = self.shared.get(name, [])
+        return sum(values) / len(values) if values else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        self._own(self._observe, True)
+        return {
+            "curve": self.curve.state_dict(),
+            "journal": self.journal.state_dict(),
+            "baseline": self.baseline,
+            "outcome": [self.outcome.state, self.outcome.step, dict(self.outcome.evidence)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.curve.load_state_dict(state["curve"])
+        self.journal.load_state_dict(state["journal"])
+        self.baseline = state["baseline"]
+        verdict, step, evidence = state["outcome"]
+        self.outcome = Outcome(verdict, step, evidence)
+
+    # ------------------------------------------------------------------ how it is done
+
+    def _steps_done(self, trainer: Any) -> int:
+        return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _accumulating(self) -> bool:
+        return bool(self.module.automatic_optimization and self.trainer.fit_loop._should_accumulate())
+
+    def _read_loss(self, loss: Tensor) -> None:
+        self.readings.rate_factor = self.rate.factor
+        self.readings.before_backward(loss)
+        if self.checking or self.step <= LOOK_AT_LABELS:
+            seen = recognise(loss)
+            if seen is not None:
+                self.labels.update(seen)
+
+    def _observe(self, wait: bool) -> None:
+        """Hand on the readings that have arrived."""
+        for reading in self.readings.collect(wait):
+            if reading.first and len(self.readings.optimizers) == 1 and reading.loss is not None:
+                if self.distributed:
+                    self._series.append((reading.loss, reading.rate))
+                else:
+                    self.curve.update(reading.loss, reading.rate)
+            self._each("observe", reading)
+
+    def _judge(self) -> None:
+        if self.checking and self.labels.seen:
+            self.baseline = self.labels.baseline()
+        self.outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+
+    def _check(self) -> None:
+        self.readings.forget_rates()
+        for member in self.members:
+            if due(self.step, member.every):
+                self.guard(member, "check")
+        if self.outcome.bad:
+            self.journal.promote(self.step, self.epoch)
+        if self.log_every and self.trainer.is_global_zero:
+            self._own(self._log)
+
+    def _log(self) -> None:
+        if not self._laid_out:
+            self._laid_out = True
+            panels: dict[str, list[str]] = {}
+            for member in self.members:
+                for title, tags in member.panels().items():
+                    panels.setdefault(title, []).extend(tags)
+            write_layout(self._loggers.loggers, panels)
+        numbers: dict[str, float] = {}
+        for member in self.members:
+            if not member.failed and due(self.step, member.every):
+                numbers.update(member.numbers())
+        self._loggers.numbers(numbers, self.step - 1)
+
+    def _meet(self) -> None:
+        """One gather of a few numbers a rank; a second, of findings, only where some rank has any.
+
+        No guard stands around the collectives and no rank can skip them: whoever failed takes part with what it has.
+        The row: which members failed (a bit each), how many findings wait, the local baseline, how many losses, the
+        losses, what is shared.
+        """
+        names = [name for member in self.members for name in member.shares]
+        room = max(16, *(m.every for m in self.members)) + 1
+        row = torch.zeros(_HEAD + room + len(names), dtype=torch.float64)
+        self._own(self._fill, row, room, names)
+        row[0] = float(sum(1 << i for i, m in enumerate(self.members) if m.failed))
+        row[1] = float(len(self._pending))
+        strategy = self.trainer.strategy
+        rows = strategy.all_gather(row.float().to(strategy.root_device)).cpu().double()
+        failed = 0
+        for mask in rows[:, 0].tolist():
+            failed |= int(mask)
+        for index, member in enumerate(self.members):
+            if failed >> index & 1 and not member.failed:
+                member.failed = "it failed on another rank"
+        if bool((rows[:, 1] > 0).any()):
+            everyone: list[list[tuple[Finding, bool]]] = [[] for _ in range(self.world_size)]
+            torch.distributed.all_gather_object(everyone, self._pending)
+            self._pending = []
+            for finding, statistical in merge(everyone):
+                self._own(self.journal.submit, finding, statistical, self.outcome.bad)
+        self._own(self._take, rows, room, names)
+
+    def _fill(self, row: Tensor, room: int, names: list[str]) -> None:
+        losses = [loss for loss, _ in self._series[-room:]]
+        baseline = self.labels.baseline() if self.labels.seen else None
+        row[2] = math.nan if baseline is None else baseline
+        row[3] = float(len(losses))
+        row[_HEAD : _HEAD + len(losses)] = torch.tensor(losses, dtype=torch.float64)
+        shared = {k: v for m in self.members if m.shares and not m.failed for k, v in m.share().items()}
+        row[_HEAD + room :] = torch.tensor([float(shared.get(n, math.nan)) for n in names], dtype=torch.float64)
+
+    def _take(self, rows: Tensor, room: int, names: list[str]) -> None:
+        count = int(rows[:, 3].min())
+        rates = [rate for _, rate in self._series[-count:]] if count else []
+        for loss, rate in zip(rows[:, _HEAD : _HEAD + count].mean(0).tolist(), rates, strict=True):
+            self.curve.update(loss, rate)
+        self._series.clear()
+        for i, name in enumerate(names):
+            self.shared[name] = rows[:, _HEAD + room + i].tolist()
+        known = rows[:, 2][rows[:, 2].isfinite()]
+        self.baseline = float(known.mean()) if len(known) else None
+        self.outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+
+    def _each(self, verb: str, *args: Any) -> None:
+        for member in self.members:
+            if verb in member.verbs:
+                self.guard(member, verb, *args)
+
+    def guard(self, member: StallCallback, verb: str, *args: Any, call: Any = None, **kwargs: Any) -> Any:
+        """Call `member.verb(...)`, or `call(member, ...)`; an exception switches that member off, and ends there."""
+        if member.failed and verb != "detach":
+            return None
+        try:
+            return getattr(member, verb)(*args, **kwargs) if call is None else call(member, *args, **kwargs)
+        except Exception:
+            member.fail(traceback.format_exc())
+            return None
+
+    def _own(self, what: Any, *args: Any) -> Any:
+        """Our own part, guarded: where it fails, every callback of ours stops and the training goes on."""
+        try:
+            return what(*args)
+        except Exception:
+            for member in self.members:
+                member.failed = member.failed or "what it shares with the others failed"
+            tell(
+                "lightning_stall has a fault of its own and stops watching this run; the training goes on. "
+                f"Please report it:\n{traceback.format_exc()}"
+            )
+            return None

@@ -1,0 +1,172 @@
+"""Which loss is trained, and what a constant predictor would reach on the labels it has seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1"]
+
+_WRAPPERS = {"DivBackward0", "MulBackward0", "ToCopyBackward0", "MeanBackward0", "AliasBackward0", "CloneBackward0"}
+_REGRESSION: dict[str, Kind] = {"MseLossBackward0": "mse", "L1LossBackward0": "l1"}
+_SMOOTH = {"SmoothL1LossBackward0": "beta", "HuberLossBackward0": "delta"}
+_NLL = {"NllLossBackward0", "NllLoss2DBackward0"}
+_BINARY = {"BinaryCrossEntropyWithLogitsBackward0", "BinaryCrossEntropyBackward0"}
+_MEAN = 1  # at::Reduction
+_MAX_COLUMNS = 65_536
+_MAX_CLASSES = 65_536
+
+
+@dataclass(frozen=True)
+class SeenLoss:
+    """A loss recognised in the graph: its kind, the targets it was given, and how it is averaged."""
+
+    kind: Kind
+    target: Tensor
+    prediction: Tensor
+    node: Any
+    mean: bool  # reduction="mean"; a sum has another scale for every batch
+    ignore_index: int | None = None
+    weighted: bool = False
+
+
+def recognise(loss: Tensor) -> SeenLoss | None:
+    """The built-in loss at the top of the graph, looking through scaling and averaging; None for any other loss."""
+    node = loss.grad_fn
+    averaged = False
+    for _ in range(8):
+        if node is None:
+            return None
+        name = node.name()
+        if name in _NLL or name in _BINARY or name in _REGRESSION or name in _SMOOTH:
+            return _read(node, name, averaged)
+        if name not in _WRAPPERS:
+            return None
+        averaged = averaged or name == "MeanBackward0"
+        inner = [child for child, _ in node.next_functions if child is not None]
+        if len(inner) != 1:
+            return None
+        node = inner[0]
+    return None
+
+
+def _read(node: Any, name: str, averaged: bool) -> SeenLoss | None:
+    try:
+        target, prediction = node._saved_target, node._saved_self
+        reduction = getattr(node, "_saved_reduction", _MEAN)
+        weighted = getattr(node, "_saved_weight", None) is not None
+        weighted = weighted or getattr(node, "_saved_pos_weight", None) is not None
+    except (RuntimeError, AttributeError):  # freed, or packed by checkpointing: not ours to unpack
+        return None
+    if not isinstance(target, Tensor) or not isinstance(prediction, Tensor):
+        return None
+    mean = reduction == _MEAN or (reduction == 0 and averaged)
+    if name in _NLL:
+        ignore = int(node._saved_ignore_index)
+        ignore = ignore - 2**64 if ignore >= 2**63 else ignore
+        return SeenLoss("cross-entropy", target, prediction, node, mean, ignore, weighted)
+    if name in _BINARY:
+        return SeenLoss("binary cross-entropy", target, prediction, node, mean, None, weighted)
+    if name in _SMOOTH:
+        return SeenLoss("smooth l1", target, prediction, node, mean)
+    return SeenLoss(_REGRESSION[name], target, prediction, node, mean)
+
+
+@dataclass
+class Labels:
+    """Sums over the labels seen, on their device; `baseline()` is the one place that reads them (and so waits)."""
+
+    kind: Kind | None = None
+    usable: bool = True
+    counts: Tensor | None = field(default=None, repr=False)  # class counts, shape (C,)
+    sums: Tensor | None = field(default=None, repr=False)  # count, sum, sum of squares a column, shape (3, D)
+    sample: list[Tensor] = field(default_factory=list, repr=False)  # first values of each batch, for medians
+
+    def update(self, seen: SeenLoss) -> None:
+        """Add one batch's labels."""
+        if self.kind not in (None, seen.kind) or not seen.mean or seen.weighted:
+            self.usable = False  # several losses, sums or class weights: no one level a constant could reach
+        self.kind = seen.kind
+        if not self.usable:
+            return
+        if seen.kind == "cross-entropy":
+            self._count(seen)
+        else:
+            self._sum(seen.target)
+
+    def _count(self, seen: SeenLoss) -> None:
+        classes = seen.prediction.shape[1 if seen.prediction.ndim > 1 else 0]
+        if classes > _MAX_CLASSES:
+            self.usable = False
+            return
+        target = seen.target.reshape(-1)
+        valid = (target >= 0) & (target < classes)
+        if seen.ignore_index is not None:
+            valid &= target != seen.ignore_index
+        counts = torch.zeros(classes, device=target.device)
+        counts.scatter_add_(0, target.clamp(0, classes - 1), valid.float())
+        if self.counts is not None and self.counts.shape != counts.shape:
+            self.usable = False
+            return
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def _sum(self, target: Tensor) -> None:
+        values = target.detach().float()
+        columns = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
+        if columns.shape[1] > _MAX_COLUMNS or columns.numel() == 0:
+            columns = columns.reshape(-1, 1)
+        if self.sums is not None and self.sums.shape[1] != columns.shape[1]:
+            self.usable = False
+            return
+        sums = torch.stack(
+            [torch.full_like(columns[0], float(len(columns))), columns.sum(0), columns.square().sum(0)]
+        ).double()
+        self.sums = sums if self.sums is None else self.sums + sums
+        if len(self.sample) < 64:
+            self.sample.append(columns[:32, :256].clone())
+
+    def baseline(self) -> float | None:
+        """Loss of the best constant predictor on these labels, in the unit of the loss; None where not known.
+
+        Cross-entropy: entropy of the class frequencies. Binary cross-entropy: mean entropy of each column. MSE: mean
+        variance of each column. L1: mean absolute deviation from the median, on a sample. All in nats or squared units.
+        """
+        if not self.usable:
+            return None
+        if self.kind == "cross-entropy" and self.counts is not None:
+            total = self.counts.sum()
+            share = self.counts / total
+            entropy = -(share * share.clamp_min(1e-30).log()).sum()
+            return _finite(entropy)
+        if self.sums is None:
+            return None
+        count, first, second = self.sums
+        mean = first / count
+        if self.kind == "mse":
+            return _finite((second / count - mean.square()).clamp_min(0).mean())
+        if self.kind == "binary cross-entropy":
+            share = mean.clamp(0, 1)
+            entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+            return _finite(entropy.mean())
+        if self.kind == "l1":
+            values = torch.cat(self.sample)
+            return _finite((values - values.median(0).values).abs().mean())
+        return None
+
+    @property
+    def floor(self) -> float | None:
+        """The least value this loss can take: 0 for hard labels."""
+        return 0.0 if self.usable and self.kind in ("cross-entropy", "mse", "l1", "smooth l1") else None
+
+    @property
+    def seen(self) -> bool:
+        return self.kind is not None and self.usable
+
+
+def _finite(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,291 @@
+"""How the run fares, judged from its training loss alone: the gate for everything statistical we say.
+
+The loss is kept as a curve of at most 128 bins whose width doubles with the run, so that memory and cost stay flat
+while the whole shape remains. Levels are compared against the noise between neighbouring steps, against the run's own
+past, and against what a constant predictor would reach on the labels seen (`baseline`), where that is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any, Literal
+
+State = Literal[
+    "too early", "learning", "converged", "stalled", "never learned", "diverging", "oscillating", "non-finite"
+]
+BAD: frozenset[str] = frozenset({"stalled", "never learned", "diverging", "oscillating", "non-finite"})
+
+FEW_STEPS = 20  # optimizer steps under which nothing but a non-finite loss is judged
+LONG_ENOUGH = 100  # optimizer steps at the full rate before "never learned" may be said
+BINS = 128
+RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run fares at `step`, with the numbers that decided it.
+
+    `evidence` may hold: start, best, level (smoothed losses), baseline (a constant predictor's loss), noise (standard
+    deviation from step to step), gain (start minus level, as a share of what there was to gain), explained (share of
+    the baseline that the model explains), trend (change of the level over the last quarter of the run, same unit).
+    """
+
+    state: State = "too early"
+    step: int = 0
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> bool:
+        """Whether statistical findings may speak."""
+        return self.state in BAD
+
+
+@dataclass
+class LossCurve:
+    """The training loss so far, in bounded memory. `horizon` is the number of optimizer steps planned, if known."""
+
+    horizon: float = math.inf
+    n: int = field(default=0, init=False)
+    width: int = field(default=1, init=False)  # optimizer steps a bin
+    means: list[float] = field(default_factory=list, init=False)
+    jumps: list[float] = field(default_factory=list, init=False)  # mean squared difference of neighbours, by bin
+    filled: int = field(default=0, init=False)  # steps in the last bin
+    first: list[float] = field(default_factory=list, init=False)
+    recent: list[float] = field(default_factory=list, init=False)
+    last: float = field(default=math.nan, init=False)
+    bad_steps: int = field(default=0, init=False)  # non-finite losses in a row
+    top_rate: float = field(default=0.0, init=False)
+    rising_until: int = field(default=0, init=False)  # the last step at which the learning rate was still warming up
+
+    def update(self, loss: float, rate: float = 0.0) -> None:
+        """Take the loss of the next optimizer step and the learning rate it was taken with."""
+        if rate > self.top_rate * 1.001:
+            if self.top_rate > 0:
+                self.rising_until = self.n + 1
+            self.top_rate = rate
+        if not math.isfinite(loss):
+            self.bad_steps += 1
+            return
+        self.bad_steps = 0
+        self.n += 1
+        jump = (loss - self.last) ** 2 if self.n > 1 else 0.0
+        self.last = loss
+        if len(self.first) < FEW_STEPS:
+            self.first.append(loss)
+        self.recent.append(loss)
+        if len(self.recent) > RECENT:
+            del self.recent[0]
+        if not self.means or self.filled == self.width:
+            if len(self.means) == BINS:
+                self._halve()
+            self.means.append(loss)
+            self.jumps.append(jump)
+            self.filled = 1
+        else:
+            self.filled += 1
+            self.means[-1] += (loss - self.means[-1]) / self.filled
+            self.jumps[-1] += (jump - self.jumps[-1]) / self.filled
+
+    def _halve(self) -> None:
+        self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=True)]
+        self.jumps = [(a + b) / 2 for a, b in zip(self.jumps[::2], self.jumps[1::2], strict=True)]
+        self.width *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items() if k != "horizon"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in self.state_dict():
+            if name in state:
+                value = state[name]
+                setattr(self, name, list(value) if isinstance(value, list) else value)
+
+    def level(self, steps: int) -> float:
+        """Mean loss over about the last `steps` optimizer steps."""
+        if steps <= len(self.recent):
+            return fmean(self.recent[-steps:])
+        return fmean(self.means[-max(1, round(steps / self.width)) :])
+
+    def noise(self, bins: slice = slice(None)) -> float:
+        """Standard deviation of one step's loss around its local level (von Neumann's estimate), over these bins.
+
+        The median over bins keeps one spike from passing for noise.
+        """
+        jumps = self.jumps[1:][bins] if bins == slice(None) else self.jumps[bins]
+        if not jumps:
+            return 0.0
+        # the median of a chi-squared variable with one degree of freedom is 0.455 times its mean
+        shrink = 0.455 if self.width == 1 else 1.0
+        typical = median(jumps) / shrink
+        return math.sqrt(min(typical, fmean(jumps)) / 2)
+
+
+def judge(curve: LossCurve, step: int, baseline: float | None = None, floor: float | None = None) -> Outcome:
+    """How a run with this loss curve fares.
+
+    Args:
+        curve: the losses so far.
+        step: the optimizer step to put on the verdict.
+        baseline: the loss of the best constant predictor on the labels seen, where known.
+        floor: the least value this loss can take (0 for cross-entropy on hard labels, MSE, L1), where known.
+    """
+    if curve.bad_steps:
+        return Outcome("non-finite", step, {"steps in a row": float(curve.bad_steps)})
+    if curve.n < FEW_STEPS:
+        return Outcome("too early", step)
+    shape = _Shape.of(curve, baseline, floor)
+    state = _state(curve, shape)
+    return Outcome(state, step, shape.evidence())
+
+
+@dataclass(frozen=True)
+class _Shape:
+    start: float
+    best: float
+    level: float
+    noise: float  # of one step, recently
+    scale: float  # what there was to gain at the start
+    floor: float | None
+    baseline: float | None
+    fall: float  # level of the third quarter minus level of the last
+    fall_error: float  # standard error of `fall`
+    projected: float  # level at the planned end, if the last half's slope went on
+
+    @classmethod
+    def of(cls, curve: LossCurve, baseline: float | None, floor: float | None) -> _Shape:
+        n, bins = curve.n, len(curve.means)
+        start = fmean(curve.first[: max(1, min(FEW_STEPS, n // 50))])
+        quarter = max(1, bins // 4)
+        late, before = fmean(curve.means[-quarter:]), fmean(curve.means[-2 * quarter : -quarter])
+        noise = curve.noise(slice(-2 * quarter, None))
+        steps = quarter * curve.width
+        level = min(late, curve.level(max(8, n // 10))) if late < before else curve.level(max(8, n // 10))
+        span = max(1, bins // 16)
+        best = min(fmean(curve.means[i : i + span]) for i in range(0, bins - span + 1))
+        top = max(start, baseline) if baseline is not None else start
+        if floor is not None:
+            scale = top - floor
+        elif baseline is not None:
+            scale = abs(baseline)
+        else:
+            scale = max(abs(start), start - best)
+        slope = (before - late) / steps
+        left = curve.horizon - n if math.isfinite(curve.horizon) else 10.0 * n
+        return cls(
+            start=start,
+            best=best,
+            level=level,
+            noise=noise,
+            scale=max(scale, 1e-12),
+            floor=floor,
+            baseline=baseline,
+            fall=before - late,
+            # neighbouring losses are not independent (shared weights, shared batches): twice the naive error
+            fall_error=2 * noise * math.sqrt(2 / steps),
+            projected=level - slope * max(0.0, left),
+        )
+
+    @property
+    def gain(self) -> float:
+        return (self.start - self.level) / self.scale
+
+    @property
+    def explained(self) -> float:
+        """Share of the constant predictor's loss that the model has explained; from the start where none is known."""
+        if self.baseline is None:
+            return self.gain
+        return (self.baseline - self.level) / max(abs(self.baseline - (self.floor or 0.0)), 1e-12)
+
+    def evidence(self) -> dict[str, float]:
+        numbers = {
+            "start": self.start,
+            "best": self.best,
+            "level": self.level,
+            "noise": self.noise,
+            "gain": self.gain,
+            "trend": -self.fall / self.scale,
+        }
+        if self.baseline is not None:
+            numbers |= {"baseline": self.baseline, "explained": self.explained}
+        return numbers
+
+
+def _state(curve: LossCurve, s: _Shape) -> State:
+    if _diverging(curve, s):
+        return "diverging"
+    warm = curve.n - curve.rising_until  # steps since the learning rate reached its height
+    if warm < FEW_STEPS:
+        return "too early"
+    falling = s.fall > 3 * s.fall_error and s.fall > 0.002 * s.scale
+    if falling and not _too_slow(curve, s):
+        return "learning"
+    if _oscillating(curve, s):
+        return "oscillating"
+    if s.explained >= 0.7:
+        return "converged"
+    if warm < LONG_ENOUGH:
+        return "too early"
+    if _nothing_learned(curve, s):
+        return "never learned"
+    if s.explained >= 0.7 or s.level <= s.best + 2 * s.noise / math.sqrt(max(8, curve.n // 10)):
+        return "converged"
+    if s.baseline is None and s.floor is None:
+        return "converged"  # no scale to measure what is left: abstain
+    return "stalled"
+
+
+def _too_slow(curve: LossCurve, s: _Shape) -> bool:
+    """The loss falls, yet at this pace the planned run ends where it began, or above a constant predictor."""
+    if curve.n - curve.rising_until < LONG_ENOUGH:
+        return False
+    end_gain = (s.start - s.projected) / s.scale
+    if s.gain < 0.02 and end_gain < 0.1:
+        return True
+    return s.baseline is not None and s.level > 1.2 * s.baseline and s.projected > s.baseline
+
+
+def _nothing_learned(curve: LossCurve, s: _Shape) -> bool:
+    error = s.noise * (1 / math.sqrt(max(8, curve.n // 10)) + 1 / math.sqrt(max(1, min(FEW_STEPS, curve.n // 50))))
+    if s.baseline is not None:
+        spread = 3 * s.noise / math.sqrt(max(8, curve.n // 10))
+        return s.explained < 0.05 and spread < 0.5 * s.scale
+    if abs(s.level) < 3 * s.noise:  # a loss around zero (policy gradients, differences of critics) tells no level
+        return False
+    return s.gain < 0.02 or (s.gain * s.scale < 2 * error and error < 0.1 * s.scale)
+
+
+def _diverging(curve: LossCurve, s: _Shape) -> bool:
+    """Ten steps in a row worse than the start and than a constant predictor, far beyond noise, and not coming back."""
+    last, before = curve.recent[-10:], curve.recent[-20:-10]
+    if len(before) < 10:
+        return False
+    now = median(last)
+    top = max(s.start, s.baseline if s.baseline is not None else s.start)
+    early = curve.noise(slice(0, max(2, len(curve.means) // 4)))
+    quiet = min(early, s.noise) if curve.n > 2 * FEW_STEPS else early
+    rise = now - s.best
+    if rise < 6 * quiet or rise < 0.25 * s.scale or now < top + 0.1 * s.scale:
+        return False
+    coming_back = median(last[5:]) < median(last[:5]) - 0.1 * rise and now < median(before)
+    return not coming_back and min(last) > s.best + 0.1 * s.scale
+
+
+def _oscillating(curve: LossCurve, s: _Shape) -> bool:
+    """The loss swings around a level it does not leave: by turns (full batches), or far wider than at the start."""
+    window = curve.recent[-40:]
+    if len(window) < 30 or s.level < 0.3 * s.scale + (s.floor or 0.0):
+        return False
+    mean = fmean(window)
+    off = [v - mean for v in window]
+    power = sum(v * v for v in off)
+    spread = math.sqrt(power / len(off))
+    if spread < 0.03 * s.scale:
+        return False
+    turns = sum(a * b for a, b in zip(off[:-1], off[1:], strict=True)) / power
+    if turns < -0.5:
+        return True
+    start_noise = curve.noise(slice(1, max(3, FEW_STEPS // curve.width)))
+    return s.gain < 0.3 and spread > 0.3 * max(s.scale, abs(s.level)) and spread > 3 * start_noise

@@ -1,0 +1,248 @@
+"""What is measured, once a backward pass, and shared by every callback: losses, gradient norms, the outcome.
+
+Nothing here waits for the device, except at a check. On an accelerator each step's numbers travel through pinned
+memory and are read when they have arrived, so a reading may be a step or two old; it carries its step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+from lightning_stall.measure.gradients import gradient_norms, total_norm
+from lightning_stall.measure.graph import forward_order
+
+_WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as the user wrote it, without the parts that wrappers put in."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+@dataclass(frozen=True)
+class GradientReading:
+    """The complete, reduced and unscaled gradients of one optimizer at one step, as norms on the device."""
+
+    params: Sequence[Parameter]
+    norms: Tensor  # (P,), float32
+    total: Tensor  # (), float32
+
+
+@dataclass(frozen=True)
+class StepReading:
+    """One optimizer step as plain numbers."""
+
+    step: int  # from 1
+    epoch: int
+    batch_idx: int  # of the last micro-batch
+    optimizer: int
+    names: Sequence[str]
+    norms: Sequence[float]  # gradient norm of each parameter
+    total_norm: float
+    losses: tuple[float, ...]  # of each micro-batch, undivided and unscaled
+    partial_norms: tuple[float, ...]  # norm of what had been accumulated after each micro-batch but the last
+    rate: float
+    first: bool  # False for further closures of one step (LBFGS)
+    scaled: bool  # a GradScaler is at work: a non-finite step is its business
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss over the micro-batches; None where no backward of ours was seen."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+
+@dataclass
+class _Table:
+    """The parameters an optimizer holds, named and in the order of the forward pass."""
+
+    params: list[Parameter]
+    names: list[str]
+    size: int
+
+
+class _Mail:
+    """Packed numbers on their way from the device to the host, oldest first."""
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[dict[str, Any], Tensor, Any]] = deque()
+        self.free: dict[int, list[tuple[Tensor, Any]]] = {}
+
+    def post(self, packed: Tensor, meta: dict[str, Any]) -> None:
+        if packed.device.type != "cuda":
+            self.queue.append((meta, packed, None))
+            return
+        spare = self.free.setdefault(packed.numel(), [])
+        slot = spare.pop() if spare else (torch.empty(packed.numel(), pin_memory=True), torch.cuda.Event())
+        slot[0].copy_(packed, non_blocking=True)
+        slot[1].record()
+        self.queue.append((meta, *slot))
+
+    def collect(self, wait: bool) -> Iterator[tuple[dict[str, Any], list[float]]]:
+        """What has arrived; with `wait`, everything posted (at checks only: it waits for the device)."""
+        while self.queue:
+            meta, numbers, event = self.queue[0]
+            if event is not None and not event.query():
+                if not wait:
+                    return
+                event.synchronize()
+            self.queue.popleft()
+            yield meta, numbers.tolist()
+            if event is not None:
+                self.free[numbers.numel()].append((numbers, event))
+
+
+@dataclass
+class Readings:
+    """The measurements of one fit. `measured` counts gradient readings: one a backward pass, however many ask."""
+
+    module: Module
+    optimizers: list[Optimizer]
+    accumulate: int = 1
+    scaler: Any = None
+    measured: int = 0
+    order: dict[int, int] = field(default_factory=dict)
+    _tables: dict[int, _Table] = field(default_factory=dict)
+    _cache: dict[int, GradientReading] = field(default_factory=dict)
+    _losses: list[Tensor] = field(default_factory=list)
+    _partial: list[Tensor] = field(default_factory=list)
+    _mail: _Mail = field(default_factory=_Mail)
+    _posted: set[int] = field(default_factory=set)  # optimizers that have posted in this batch
+    _rates: dict[int, float] = field(default_factory=dict)
+    rate_factor: float = 1.0
+
+    def new_batch(self) -> None:
+        self._posted.clear()
+
+    @property
+    def window_starts(self) -> bool:
+        """Whether the next micro-batch is the first of its accumulation window."""
+        return not self._losses
+
+    def named(self, optimizer: Optimizer) -> tuple[list[str], list[Parameter]]:
+        """Names and parameters of this optimizer that need a gradient, in the order of the forward pass."""
+        table = self.table(optimizer)
+        return table.names, table.params
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Keep the loss of this micro-batch, on its device."""
+        if not self.order:
+            self.order = forward_order(loss) or {0: 0}
+            self._tables.clear()
+        value = loss.detach()
+        if value.ndim:
+            value = value.float().mean()
+        if self.scaler is not None:
+            value = value / self.scaler._scale
+        self._losses.append(value)
+
+    def after_backward(self, more_to_come: bool) -> None:
+        """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
+        self._cache.clear()
+        if more_to_come:
+            params = [p for opt in self.optimizers for p in self.table(opt).params]
+            self._partial.append(total_norm(gradient_norms([p.grad for p in params])))
+            self.measured += 1
+
+    def gradients(self, optimizer: Optimizer) -> GradientReading:
+        """Norms of this optimizer's gradients; measured by the first who asks after a backward pass."""
+        key = id(optimizer)
+        if key not in self._cache:
+            table = self.table(optimizer)
+            norms = gradient_norms([p.grad for p in table.params])
+            if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
+            self._cache[key] = GradientReading(table.params, norms, total_norm(norms))
+            self.measured += 1
+        return self._cache[key]
+
+    def table(self, optimizer: Optimizer) -> _Table:
+        """This optimizer's parameters, made again when groups were added (unfreezing callbacks do)."""
+        size = sum(len(group["params"]) for group in optimizer.param_groups)
+        table = self._tables.get(id(optimizer))
+        if table is None or table.size != size:
+            names = {id(p): plain_name(n) for n, p in self.module.named_parameters()}
+            params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+            position = {id(p): i for i, p in enumerate(self.module.parameters())}
+            last = len(position)
+            params.sort(key=lambda p: (self.order.get(id(p), last), position.get(id(p), last)))
+            table = _Table(params, [names.get(id(p), f"parameter {i}") for i, p in enumerate(params)], size)
+            self._tables[id(optimizer)] = table
+        return table
+
+    def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int) -> GradientReading:
+        """Send this step's numbers to the host, without waiting for them."""
+        reading = self.gradients(optimizer)
+        index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
+        home = reading.total.device
+        scalars = [v.to(home, non_blocking=True).float() for v in (*self._losses, *self._partial, reading.total)]
+        packed = torch.cat([torch.stack(scalars), reading.norms])
+        meta = {
+            "step": step,
+            "epoch": epoch,
+            "batch_idx": batch_idx,
+            "optimizer": index,
+            "names": self.table(optimizer).names,
+            "rate": self._rate(optimizer),
+            "first": index not in self._posted,
+            "scaled": self.scaler is not None,
+            "counts": (len(self._losses), len(self._partial)),
+        }
+        self._posted.add(index)
+        self._losses, self._partial = [], []
+        self._mail.post(packed, meta)
+        return reading
+
+    def _rate(self, optimizer: Optimizer) -> float:
+        """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""
+        rates = [group.get("lr", 0.0) for group in optimizer.param_groups]
+        on_host = [float(r) for r in rates if not isinstance(r, Tensor) or r.device.type == "cpu"]
+        if on_host:
+            return max(on_host) * self.rate_factor
+        if id(optimizer) not in self._rates:
+            self._rates[id(optimizer)] = max(float(r) for r in rates)
+        return self._rates[id(optimizer)] * self.rate_factor
+
+    def collect(self, wait: bool) -> list[StepReading]:
+        """The readings that have arrived on the host, oldest first."""
+        readings = []
+        for meta, numbers in self._mail.collect(wait):
+            losses, partial = meta.pop("counts")
+            undivided = self.accumulate
+            readings.append(
+                StepReading(
+                    **meta,
+                    losses=tuple(v * undivided for v in numbers[:losses]),
+                    partial_norms=tuple(numbers[losses : losses + partial]),
+                    total_norm=numbers[losses + partial],
+                    norms=numbers[losses + partial + 1 :],
+                )
+            )
+        return readings
+
+    def forget_rates(self) -> None:
+        """Read tensor rates anew at the next step (called at checks, where a wait is allowed)."""
+        self._rates.clear()
+
+
+def planned_steps(trainer: Any) -> float:
+    """Optimizer steps this fit was told to make in all; infinite where neither steps nor epochs are bounded."""
+    if trainer.max_steps is not None and trainer.max_steps > 0:
+        by_steps = float(trainer.max_steps)
+    else:
+        by_steps = math.inf
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        return by_steps
+    batches = float(trainer.num_training_batches)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
+    return min(by_steps, trainer.max_epochs * steps)

@@ -1,0 +1,214 @@
+"""What the program may do about a stall. Each remedy is small, reversible, and does nothing until it is told to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+
+@dataclass
+class RateScale:
+    """Multiplies the learning rate that each optimizer step uses, and nothing else.
+
+    The rate is scaled inside `optimizer.step` and put back after it, so that a scheduler, a checkpoint and other
+    callbacks only ever see the schedule's own rate: exact under every scheduler, and a resumed run needs the factor
+    alone. There is one a Trainer; each callback that changes the rate owns a factor in it.
+    """
+
+    factors: dict[str, float] = field(default_factory=dict)
+    _handles: list[Any] = field(default_factory=list, repr=False)
+    _saved: dict[int, list[Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def factor(self) -> float:
+        """What the schedule's rate is multiplied by."""
+        return math.prod(self.factors.values())
+
+    def install(self, optimizers: Iterable[Optimizer]) -> None:
+        """Put the hook pair on these optimizers (once)."""
+        self.remove()
+        for optimizer in optimizers:
+            raw = getattr(optimizer, "optimizer", optimizer)
+            if hasattr(raw, "register_step_pre_hook"):
+                self._handles += [
+                    raw.register_step_pre_hook(self._scale),
+                    raw.register_step_post_hook(self._restore),
+                ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._saved.clear()
+
+    def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        factor = self.factor
+        if factor == 1.0:
+            return
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self._saved[id(optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            if isinstance(rate, Tensor):
+                rate.mul_(factor)
+            else:
+                group["lr"] = rate * factor
+
+    def _restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._saved.pop(id(optimizer), []), strict=False):
+            if isinstance(rate, Tensor):
+                group["lr"].copy_(rate)
+            else:
+                group["lr"] = rate
+
+
+def fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own step takes `grad_scale` and `found_inf`, and its state exists.
+
+    The first step is left out: fused SGD with momentum would keep an uninitialised buffer when that one is skipped.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and bool(optimizer.state)
+
+
+@dataclass
+class StepControl:
+    """Clips or skips the step that is about to be made.
+
+    With a fused optimizer both ride into its kernel (`grad_scale`, `found_inf`): no second pass over the gradients and
+    no wait for the device. Otherwise clipping is one multiplication in place, and a skip needs the answer on the host.
+    The attributes would freeze the training if they stayed, so a hook takes them off after each step.
+    """
+
+    _handles: list[Any] = field(default_factory=list, repr=False)
+    _marked: list[Optimizer] = field(default_factory=list, repr=False)
+
+    def clip(self, optimizer: Optimizer, coefficient: Tensor, grads: list[Tensor]) -> None:
+        """Multiply the gradients by `coefficient`, a device scalar of at most 1."""
+        if fused(optimizer):
+            self._mark(optimizer)
+            optimizer.grad_scale = coefficient.float().reciprocal()  # type: ignore[attr-defined]
+            if not hasattr(optimizer, "found_inf"):
+                optimizer.found_inf = torch.zeros_like(optimizer.grad_scale)  # type: ignore[attr-defined]
+            return
+        for device, group in _by_device(grads).items():
+            factor = coefficient.to(device, non_blocking=True)
+            torch._foreach_mul_([_values(g) for g in group], factor)
+
+    def skip(self, optimizer: Optimizer, bad: Tensor, wait: bool = True) -> bool | None:
+        """Leave this step out where `bad` (a device scalar) is true.
+
+        Returns:
+            Whether it was left out; None where only the device knows. Without `wait`, an optimizer that is not fused
+            has its non-finite gradients set to zero instead, which lets momentum and decay still move the weights.
+        """
+        if fused(optimizer):
+            self._mark(optimizer)
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            if not hasattr(optimizer, "grad_scale"):
+                optimizer.grad_scale = torch.ones_like(optimizer.found_inf)  # type: ignore[attr-defined]
+            return None
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not wait and bad.device.type != "cpu":
+            for p in params:
+                torch.where(bad, torch.zeros((), device=bad.device, dtype=p.grad.dtype), p.grad, out=p.grad)
+            return None
+        skipped = bool(bad)
+        if skipped:
+            for p in params:
+                p.grad = None
+        return skipped
+
+    def _mark(self, optimizer: Optimizer) -> None:
+        if optimizer in self._marked:
+            return
+        self._marked.append(optimizer)
+        self._handles.append(optimizer.register_step_post_hook(lambda opt, args, kwargs: _unmark(opt)))
+
+    def remove(self) -> None:
+        """Take the hooks and whatever a broken step left behind off."""
+        for handle in self._handles:
+            handle.remove()
+        for optimizer in self._marked:
+            _unmark(optimizer)
+        self._handles.clear()
+        self._marked.clear()
+
+
+def _unmark(optimizer: Optimizer) -> None:
+    for name in ("grad_scale", "found_inf"):
+        if hasattr(optimizer, name):
+            delattr(optimizer, name)
+
+
+def _values(grad: Tensor) -> Tensor:
+    return grad._values() if grad.layout is torch.sparse_coo else grad
+
+
+def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
+    groups: dict[torch.device, list[Tensor]] = {}
+    for t in tensors:
+        groups.setdefault(t.device, []).append(t)
+    return groups
+
+
+def batchnorm_layers(module: Module) -> list[tuple[str, _BatchNorm]]:
+    """Every BatchNorm of a module with its name, SyncBatchNorm and lazy ones included."""
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, _BatchNorm)]
+
+
+@dataclass
+class BufferSnapshot:
+    """BatchNorm's running statistics before a batch, to be put back when its step is left out."""
+
+    layers: list[_BatchNorm]
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)  # (buffer, copy)
+
+    def take(self) -> None:
+        """Copy the statistics as they are now."""
+        buffers = [b for m in self.layers for b in (m.running_mean, m.running_var, m.num_batches_tracked)]
+        self.kept = [(b, b.detach().clone()) for b in buffers if isinstance(b, Tensor)]
+
+    def restore(self, bad: Tensor | bool) -> None:
+        """Put the copies back where `bad` is true; as a device scalar this needs no wait."""
+        for buffer, copy in self.kept:
+            if isinstance(bad, bool):
+                if bad:
+                    buffer.copy_(copy)
+            else:
+                buffer.copy_(torch.where(bad.to(buffer.device, non_blocking=True), copy, buffer))
+
+
+def swap(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
+    """Replace the bound method `name` on this one instance by `wrap(original)`; call the answer to put it back.
+
+    Several may wrap the same method and leave in any order: one that is no longer outermost stays in place as a plain
+    call of what it wrapped.
+    """
+    original = getattr(owner, name)
+    had = name in vars(owner)
+    inner = wrap(original)
+    active = True
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs) if active else original(*args, **kwargs)
+
+    setattr(owner, name, replaced)
+
+    def undo() -> None:
+        nonlocal active
+        active = False
+        if vars(owner).get(name) is replaced:
+            if had:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+    return undo
