@@ -27,6 +27,7 @@ VERBS = (
     "micro_batch_end",
     "step_end",
     "observe",
+    "judged",
     "check",
     "validated",
     "epoch_end",
@@ -101,6 +102,9 @@ class StallCallback(LightningCallback):
 
     def observe(self, reading: StepReading) -> None:
         """The numbers of one step have reached the host; perhaps a step or two later."""
+
+    def judged(self) -> None:
+        """There is a new verdict on the outcome, the same on every rank."""
 
     def check(self) -> None:
         """A check is due (`every`): waiting for the device is allowed here, and every rank is here."""

@@ -51,8 +51,8 @@ class Spike(Detector):
     """Holds when a positive value leaps `factor` times above the median of its last `history` values.
 
     The leap must also stand `sigmas` robust deviations (1.4826 times the median absolute deviation of the logarithm)
-    above it, so that a series that is wild by nature has to be wilder still. Scale-free. Spikes and non-finite values do
-    not enter the history, until `history` of them in a row make them the new normal.
+    above it, so that a series that is wild by nature has to be wilder still. Scale-free. Spikes and non-finite values
+    do not enter the history, until `history` of them in a row make them the new normal.
     """
 
     factor: float = 10.0
@@ -97,24 +97,29 @@ class Spike(Detector):
 
 @dataclass
 class Plateau(Detector):
-    """Holds once the value has not beaten its best by more than `threshold` (relative) for `patience` updates.
+    """Holds once the value has not beaten its best by more than `threshold` (relative) for `patience` steps.
 
-    `mode` "min" reads smaller as better. NaN and infinite values never count as progress.
+    `mode` "min" reads smaller as better. NaN and infinite values never count as progress. At least three values must
+    have failed to beat the best: one bad epoch is no plateau, however many steps it had.
     """
 
     patience: int = 10
-    threshold: float = 1e-4
+    threshold: float = 1e-3
     mode: Literal["min", "max"] = "min"
     best: float = field(default=math.nan, init=False)
-    since: int = field(default=0, init=False)  # updates since the best
+    since: int = field(default=0, init=False)  # steps since the best
+    failed: int = field(default=0, init=False)  # values since the best
 
-    def update(self, value: float) -> bool:
+    def update(self, value: float, steps: int = 1, noise: float = 0.0) -> bool:
+        """Take the next value, `steps` after the last; it must beat the best by more than `noise` as well."""
         signed = value if self.mode == "min" else -value
-        if math.isfinite(signed) and (math.isnan(self.best) or signed < self.best - self.threshold * abs(self.best)):
-            self.best, self.since = signed, 0
+        margin = max(self.threshold * abs(self.best), noise) if not math.isnan(self.best) else 0.0
+        if math.isfinite(signed) and (math.isnan(self.best) or signed < self.best - margin):
+            self.best, self.since, self.failed = signed, 0, 0
         else:
-            self.since += 1
-        return self.since >= self.patience
+            self.since += steps
+            self.failed += 1
+        return self.failed >= 3 and self.since >= self.patience
 
 
 @dataclass
@@ -135,7 +140,7 @@ class Oscillation(Detector):
 
 @dataclass
 class Trend(Detector):
-    """Holds while the value has grown `factor` times over the last `window` updates. Scale-free, for positive values."""
+    """Holds while the value has grown `factor` times over the last `window` updates. For positive values, scale-free."""
 
     factor: float = 10.0
     window: int = 20

@@ -1,2 +1,196 @@
-def diagnose(findings, outcome):
-    return []
+"""From findings and the outcome to ranked causes: pure, and the same from a running fit or a file.
+
+A rule is data with its reason. A cause explains away the symptoms it produces; certain facts outrank statistics; what
+was there earlier outranks what came later; without evidence nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_stall.catalogue import CATALOGUE
+from lightning_stall.finding import SEVERITIES, Cause, Finding
+from lightning_stall.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`cause` produces `effects`; `reason` says how."""
+
+    cause: str
+    effects: tuple[str, ...]
+    reason: str
+
+
+_LOSS = ("loss-plateau", "never-learned", "loss-diverging", "loss-oscillating")
+_FLAT = ("loss-plateau", "never-learned")
+_WILD = ("loss-diverging", "loss-oscillating", "exploding-gradients")
+_BROKEN = ("nonfinite-loss", "nonfinite-gradients")
+
+RULES: tuple[Rule, ...] = (
+    Rule("nonfinite-inputs", (*_BROKEN, *_LOSS, "corrupt-samples"), "a NaN in the batch makes loss and gradients NaN"),
+    Rule("unstable-operation", (*_BROKEN, *_LOSS), "the operation makes the first non-finite value itself"),
+    Rule("corrupt-samples", (*_WILD, *_BROKEN, *_FLAT, "unscaled-inputs"), "outliers throw the loss and the gradients"),
+    Rule(
+        "unscaled-inputs",
+        (
+            *_LOSS,
+            *_BROKEN,
+            "exploding-gradients",
+            "vanishing-gradients",
+            "dead-activations",
+            "saturated-activations",
+            "learning-rate-too-high",
+            "learning-rate-too-low",
+            "bad-initialization",
+        ),
+        "inputs far from unit scale blow up or starve every gradient behind them",
+    ),
+    Rule(
+        "disparate-feature-scales",
+        (*_LOSS, "unscaled-inputs", "exploding-gradients", "learning-rate-too-high", "learning-rate-too-low"),
+        "one column rules the gradient, and no rate suits both it and the rest",
+    ),
+    Rule(
+        "unscaled-targets",
+        (
+            *_LOSS,
+            *_BROKEN,
+            "exploding-gradients",
+            "learning-rate-too-high",
+            "learning-rate-too-low",
+            "dead-activations",
+        ),
+        "the error is as large as the targets, and so are the gradients",
+    ),
+    Rule(
+        "learning-rate-too-high",
+        (*_LOSS, *_BROKEN, "exploding-gradients", "dead-activations", "saturated-activations", "vanishing-gradients"),
+        "steps that overshoot raise the loss, and can push units where no gradient flows",
+    ),
+    Rule("learning-rate-too-low", (*_FLAT, "training-too-short"), "the weights hardly move"),
+    Rule("learning-rate-decayed-early", (*_FLAT, "learning-rate-too-low", "training-too-short"), "the rate is spent"),
+    Rule(
+        "bad-initialization",
+        (*_LOSS, *_BROKEN, "vanishing-gradients", "exploding-gradients", "dead-activations", "saturated-activations"),
+        "activations start too small, too large or all alike",
+    ),
+    Rule("saturated-activations", (*_FLAT, "vanishing-gradients"), "a unit at its limit passes no gradient"),
+    Rule("dead-activations", (*_FLAT, "vanishing-gradients"), "a unit that is always zero passes no gradient"),
+    Rule("vanishing-gradients", (*_FLAT, "learning-rate-too-low"), "the first layers do not learn"),
+    Rule("exploding-gradients", (*_BROKEN, *_LOSS, "learning-rate-too-high"), "huge steps throw the weights away"),
+    Rule(
+        "parameters-not-optimized",
+        (*_FLAT, "vanishing-gradients", "learning-rate-too-low"),
+        "what is not updated does not learn",
+    ),
+    Rule("gradients-not-cleared", (*_LOSS, "exploding-gradients", "learning-rate-too-high"), "old gradients add up"),
+    Rule("clipping-too-tight", (*_FLAT, "learning-rate-too-low"), "clipped gradients move nothing"),
+    Rule("excess-regularization", (*_FLAT, "vanishing-gradients"), "decay outweighs the gradient"),
+    Rule(
+        "probabilities-as-logits",
+        (*_FLAT, "vanishing-gradients", "learning-rate-too-low", "saturated-activations", "training-too-short"),
+        "the loss squashes its input twice, and its gradient fades",
+    ),
+    Rule("loss-shape-mismatch", (*_LOSS, "uninformative-targets"), "every prediction is compared with every target"),
+    Rule(
+        "wrong-loss-for-task",
+        (*_LOSS, *_BROKEN, "exploding-gradients", "learning-rate-too-high", "vanishing-gradients"),
+        "a loss that does not measure the task leads elsewhere",
+    ),
+    Rule(
+        "output-range-mismatch",
+        (*_FLAT, "saturated-activations", "vanishing-gradients", "unscaled-targets", "dead-activations"),
+        "the output cannot reach the targets, and saturates in trying",
+    ),
+    Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
+    Rule("mode-mismatch", ("overfitting", "batchnorm-stale-statistics", *_FLAT), "layers act as in the other mode"),
+    Rule("missing-nonlinearity", (*_FLAT, "insufficient-capacity"), "stacked linear layers are one linear layer"),
+    Rule("insufficient-capacity", _FLAT, "the model cannot represent the task"),
+    Rule("uninformative-targets", (*_FLAT, "overfitting", "insufficient-capacity"), "there is nothing to learn"),
+    Rule("constant-inputs", (*_FLAT, "uninformative-targets"), "inputs that never change carry nothing"),
+    Rule("class-imbalance", _FLAT, "always naming the large class is nearly right"),
+    Rule("unshuffled-data", _LOSS, "each stretch of one class undoes the last"),
+    Rule("too-little-data", ("overfitting", "training-too-short"), "few samples are learnt by heart"),
+    Rule(
+        "batchnorm-small-batch",
+        (*_LOSS, "batchnorm-stale-statistics", "overfitting"),
+        "statistics of a few values are noise",
+    ),
+    Rule("batchnorm-stale-statistics", ("overfitting",), "evaluation normalises with other numbers than training"),
+    Rule("data-starvation", (), "the device waits"),
+    Rule("too-many-workers", ("data-starvation",), "workers fight for the cores"),
+)
+_BY_CAUSE = {rule.cause: rule for rule in RULES}
+
+CERTAIN = 0.9  # confidence of a certain fact; of a statistical one STATISTICAL, times how strong it is
+STATISTICAL = 0.6
+SYMPTOM = 0.4  # a symptom that nothing explains is named itself, with this
+EXPLAINED = 0.3  # what a stronger cause explains keeps this share of its confidence
+SUPPORT = 0.05  # each symptom that a cause explains adds this
+
+
+def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
+    """The causes of a stall, most likely first; empty where the run is well or nothing is known.
+
+    Args:
+        findings: all of a run, in order. Those with severity "info" are evidence, never a cause by themselves.
+        outcome: how the run fares, or fared at its end.
+    """
+    spoken = _worst_by_code(f for f in findings if f.speaks)
+    causes = {code: f for code, f in spoken.items() if CATALOGUE[code].kind == "cause"}
+    seen = {f.code for f in findings}
+    explained = _explained(causes)
+    ranked = []
+    for code, finding in causes.items():
+        effects = _BY_CAUSE[code].effects if code in _BY_CAUSE else ()
+        support = [spoken[e] for e in effects if e in spoken and CATALOGUE[e].kind == "symptom"]
+        noted = sum(1 for e in effects if e in seen and e not in spoken)
+        confidence = _own(finding) + SUPPORT * (len(support) + 0.5 * noted)
+        if code in explained:
+            confidence *= EXPLAINED
+        ranked.append(_cause(finding, min(confidence, 0.98), [finding, *support]))
+    reached = explained | {e for code in causes for e in (_BY_CAUSE[code].effects if code in _BY_CAUSE else ())}
+    for code, finding in spoken.items():
+        # a symptom that was mended and did not come back has cost nothing
+        if code not in causes and code not in reached and (outcome.bad or finding.remedy is None):
+            ranked.append(_cause(finding, SYMPTOM, [finding]))
+    ranked.sort(key=lambda c: (-c.confidence, c.findings[0].step))
+    return ranked
+
+
+def _worst_by_code(findings: Iterable[Finding]) -> dict[str, Finding]:
+    worst: dict[str, Finding] = {}
+    for f in findings:
+        known = worst.get(f.code)
+        if known is None or SEVERITIES.index(f.severity) > SEVERITIES.index(known.severity):
+            worst[f.code] = f
+    return {code: f for code, f in worst.items() if code in CATALOGUE}
+
+
+def _explained(causes: Mapping[str, Finding]) -> set[str]:
+    """Codes that a cause at least as strong produces. Of two that explain each other, the stronger, then the earlier."""
+    out = set()
+    for code, finding in causes.items():
+        for effect in _BY_CAUSE[code].effects if code in _BY_CAUSE else ():
+            other = causes.get(effect)
+            if other is None:
+                continue
+            mutual = effect in _BY_CAUSE and code in _BY_CAUSE[effect].effects
+            if not mutual or (_own(finding), -finding.step) >= (_own(other), -other.step):
+                out.add(effect)
+    return out
+
+
+def _own(finding: Finding) -> float:
+    """Confidence from the finding alone. `strength` in its evidence, from 0 to 1, is the callback's own judgement."""
+    strength = finding.evidence.get("strength", math.nan)
+    if math.isfinite(strength):
+        return STATISTICAL + (CERTAIN - STATISTICAL) * max(0.0, min(1.0, strength))
+    return CERTAIN if finding.severity == "critical" else 0.5 * (CERTAIN + STATISTICAL)
+
+
+def _cause(finding: Finding, confidence: float, findings: Sequence[Finding]) -> Cause:
+    return Cause(finding.code, round(confidence, 3), finding.summary, finding.advice, tuple(findings))

@@ -54,6 +54,7 @@ class Hub:
         self.curve = LossCurve(horizon=planned_steps(trainer))
         self.labels = Labels()
         self.outcome = Outcome()
+        self.well_at = 0  # the last step at which the outcome was not bad
         self.baseline: float | None = None
         self.rate = RateScale()
         self.world_size: int = trainer.world_size
@@ -73,6 +74,7 @@ class Hub:
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
         self.shared: dict[str, list[float]] = {}  # name -> one number a rank, as of the last check
+        self.file: JsonlSink | None = None
         self._loggers = LoggerSink(trainer.loggers, axis=lambda f: max(f.step - 1, 0))
         self._laid_out = False
         self._pending: list[tuple[Finding, bool]] = []
@@ -81,7 +83,8 @@ class Hub:
         if trainer.is_global_zero:
             self.journal.sinks.append(ConsoleSink())
             if self.log_dir is not None:
-                self.journal.sinks.append(JsonlSink(self.log_dir))
+                self.file = JsonlSink(self.log_dir, resumed=self.step > 0)
+                self.journal.sinks.append(self.file)
             if self.log_every:
                 self.journal.sinks.append(self._loggers)
 
@@ -145,8 +148,10 @@ class Hub:
         if self.distributed:
             if self.checking:
                 self._meet()
+                self._each("judged")
         elif self.checking or self.step % JUDGE_EVERY == 0:
             self._own(self._judge)
+            self._each("judged")
         if self.checking:
             self._check()
 
@@ -167,7 +172,7 @@ class Hub:
             self._meet()
         else:
             self._own(self._judge)
-        if self.outcome.bad:
+        if self.gate_open:
             self.journal.promote(self.step, self.epoch)
         self._each("finish")
         if self.distributed:
@@ -185,7 +190,7 @@ class Hub:
             self._own(self._judge)
         self._each("aborted", error)
         for finding, statistical in self._pending:
-            self.journal.submit(finding, statistical, self.outcome.bad)
+            self.journal.submit(finding, statistical, self.gate_open)
         self._pending.clear()
         for member in sorted(self.members, key=lambda m: m.last_word):
             self.guard(member, "conclude")
@@ -205,7 +210,7 @@ class Hub:
         if self.distributed:
             self._pending.append((finding, statistical))
         else:
-            self.journal.submit(finding, statistical, self.outcome.bad)
+            self.journal.submit(finding, statistical, self.gate_open)
 
     def mean_shared(self, name: str) -> float:
         """Mean over ranks of a number that callbacks share (see `StallCallback.share`); NaN before the first check."""
@@ -257,14 +262,26 @@ class Hub:
     def _judge(self) -> None:
         if self.checking and self.labels.seen:
             self.baseline = self.labels.baseline()
-        self.outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+        self._set_outcome(judge(self.curve, self.step, self.baseline, self.labels.floor))
+
+    def _set_outcome(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        if not outcome.bad:
+            self.well_at = self.step
+
+    @property
+    def gate_open(self) -> bool:
+        """Whether statistical findings may speak. A flat loss comes and goes with noise, so it must have stayed."""
+        if not self.outcome.bad:
+            return False
+        return self.outcome.state != "stalled" or self.step - self.well_at >= max(20, self.curve.n // 10)
 
     def _check(self) -> None:
         self.readings.forget_rates()
         for member in self.members:
             if due(self.step, member.every):
                 self.guard(member, "check")
-        if self.outcome.bad:
+        if self.gate_open:
             self.journal.promote(self.step, self.epoch)
         if self.log_every and self.trainer.is_global_zero:
             self._own(self._log)
@@ -309,7 +326,7 @@ class Hub:
             torch.distributed.all_gather_object(everyone, self._pending)
             self._pending = []
             for finding, statistical in merge(everyone):
-                self._own(self.journal.submit, finding, statistical, self.outcome.bad)
+                self._own(self.journal.submit, finding, statistical, self.gate_open)
         self._own(self._take, rows, room, names)
 
     def _fill(self, row: Tensor, room: int, names: list[str]) -> None:
@@ -331,7 +348,7 @@ class Hub:
             self.shared[name] = rows[:, _HEAD + room + i].tolist()
         known = rows[:, 2][rows[:, 2].isfinite()]
         self.baseline = float(known.mean()) if len(known) else None
-        self.outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+        self._set_outcome(judge(self.curve, self.step, self.baseline, self.labels.floor))
 
     def _each(self, verb: str, *args: Any) -> None:
         for member in self.members:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean, median
 from typing import Any, Literal
 
@@ -95,7 +95,8 @@ class LossCurve:
         self.width *= 2
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items() if k != "horizon"}
+        state = ((f.name, getattr(self, f.name)) for f in fields(self) if not f.init)
+        return {name: list(value) if isinstance(value, list) else value for name, value in state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in self.state_dict():
@@ -108,6 +109,15 @@ class LossCurve:
         if steps <= len(self.recent):
             return fmean(self.recent[-steps:])
         return fmean(self.means[-max(1, round(steps / self.width)) :])
+
+    def steps_below(self, limit: float) -> int:
+        """For how many optimizer steps, up to now, the local mean has been under `limit`."""
+        below = 0
+        for mean in reversed(self.means):
+            if mean >= limit:
+                break
+            below += 1
+        return below * self.width
 
     def noise(self, bins: slice = slice(None)) -> float:
         """Standard deviation of one step's loss around its local level (von Neumann's estimate), over these bins.
@@ -224,14 +234,12 @@ def _state(curve: LossCurve, s: _Shape) -> State:
         return "learning"
     if _oscillating(curve, s):
         return "oscillating"
-    if s.explained >= 0.7:
+    if s.explained >= 0.5:
         return "converged"
     if warm < LONG_ENOUGH:
         return "too early"
     if _nothing_learned(curve, s):
         return "never learned"
-    if s.explained >= 0.7 or s.level <= s.best + 2 * s.noise / math.sqrt(max(8, curve.n // 10)):
-        return "converged"
     if s.baseline is None and s.floor is None:
         return "converged"  # no scale to measure what is left: abstain
     return "stalled"
@@ -244,14 +252,17 @@ def _too_slow(curve: LossCurve, s: _Shape) -> bool:
     end_gain = (s.start - s.projected) / s.scale
     if s.gain < 0.02 and end_gain < 0.1:
         return True
-    return s.baseline is not None and s.level > 1.2 * s.baseline and s.projected > s.baseline
+    return s.baseline is not None and s.gain < 0.1 and s.level > 1.2 * s.baseline and s.projected > s.baseline
 
 
 def _nothing_learned(curve: LossCurve, s: _Shape) -> bool:
     error = s.noise * (1 / math.sqrt(max(8, curve.n // 10)) + 1 / math.sqrt(max(1, min(FEW_STEPS, curve.n // 50))))
     if s.baseline is not None:
         spread = 3 * s.noise / math.sqrt(max(8, curve.n // 10))
-        return s.explained < 0.05 and spread < 0.5 * s.scale
+        if s.explained >= 0.05 or spread >= 0.5 * s.scale:
+            return False
+        # one that has just come down to the constant predictor has learnt the targets' mean, and may go on
+        return curve.steps_below(s.level + 0.2 * abs(s.baseline)) >= LONG_ENOUGH
     if abs(s.level) < 3 * s.noise:  # a loss around zero (policy gradients, differences of critics) tells no level
         return False
     return s.gain < 0.02 or (s.gain * s.scale < 2 * error and error < 0.1 * s.scale)

@@ -7,11 +7,9 @@ Every form leaves code whole, escapes what is not code, and wraps nothing but se
 from __future__ import annotations
 
 import html
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_stall.catalogue import CATALOGUE
@@ -25,7 +23,6 @@ Findings = Sequence[Finding]
 Causes = Sequence[Cause]
 Facts = Mapping[str, str]
 
-FINDINGS_FILE = "stall_findings.jsonl"
 WIDTH = 100  # columns of a terminal line
 NAMED = 5  # modules, columns or batches named before "and 12 more"
 
@@ -76,32 +73,6 @@ def rich_table(findings: Findings, causes: Causes, outcome: str) -> RenderableTy
         rows = [(_steps(g), f"{_worst(g).severity}: {g[0].code}", _worst(g).summary) for g in told]
         lines.append(table(("Step", "Told", "Seen"), rows))
     return Group(*lines)
-
-
-def read_findings(path: str | Path) -> list[Finding]:
-    """The findings of a run, in order, from its `stall_findings.jsonl` or the directory that holds it.
-
-    Half a line, left by a run that was killed while writing, is passed over.
-
-    Raises:
-        OSError: where there is no such file.
-        ValueError: where a whole line is no finding; names the line.
-    """
-    path = Path(path)
-    path = path / FINDINGS_FILE if path.is_dir() else path
-    findings = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        try:
-            # strict JSON has no word for NaN and infinity: `float` reads "nan", "inf", "-inf"; null becomes NaN
-            numbers = {k: float("nan" if v is None else v) for k, v in data.get("evidence", {}).items()}
-            findings.append(Finding.from_dict({**data, "evidence": numbers}))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{number} is no finding ({error}): {line[:80]}") from error
-    return findings
 
 
 def where(finding: Finding, mark: str = "") -> str:

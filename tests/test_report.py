@@ -15,9 +15,9 @@ from rich.console import Console
 
 from lightning_stall.catalogue import CATALOGUE
 from lightning_stall.finding import Cause, Finding
+from lightning_stall.replay import read_findings
 from lightning_stall.report import (
     WIDTH,
-    read_findings,
     render_finding,
     render_html,
     render_markdown,

@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_stall.finding import Finding
-from lightning_stall.report import read_findings, render_finding
+from lightning_stall.replay import read_findings
+from lightning_stall.report import render_finding
 from lightning_stall.sinks import ConsoleSink, JsonlSink, LoggerSink, StallWarning, clean_tag, layout, write_layout
 
 SPIKE = Finding(
@@ -133,6 +134,7 @@ def test_findings_come_back_from_the_file(tmp_path: Path) -> None:
         sink(finding)
     lines = Path(sink.path).read_text().split("\n")
     assert lines.pop() == ""
+    assert "run" in json.loads(lines.pop(0))
     assert [json.loads(line, parse_constant=refuse)["code"] for line in lines] == [NOTE.code, LOST.code, "my-own"]
     *first, last = read_findings(sink.path)
     assert first == [NOTE, LOST]

@@ -85,6 +85,8 @@ def run(case: Case, seed: int, callbacks: Sequence[Callback] = (), twin: bool = 
     seed_everything(seed, workers=True, verbose=False)
     build = case.twin if twin and case.twin is not None else case.build
     training = build(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors this small gain nothing from a second thread, and lose much on a busy machine
     settings = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, **training.trainer}
     own = settings.pop("callbacks", [])
     with tempfile.TemporaryDirectory() as folder:
@@ -102,6 +104,7 @@ def run(case: Case, seed: int, callbacks: Sequence[Callback] = (), twin: bool = 
         except Exception:
             result.error = traceback.format_exc(limit=-4)
         result.seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
     result.steps = trainer.global_step
     result.loss, result.val = recorder.loss, recorder.val
     try:

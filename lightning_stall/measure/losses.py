@@ -42,7 +42,7 @@ def recognise(loss: Tensor) -> SeenLoss | None:
         if node is None:
             return None
         name = node.name()
-        if name in _NLL or name in _BINARY or name in _REGRESSION or name in _SMOOTH:
+        if _known(name):
             return _read(node, name, averaged)
         if name not in _WRAPPERS:
             return None
@@ -52,6 +52,15 @@ def recognise(loss: Tensor) -> SeenLoss | None:
             return None
         node = inner[0]
     return None
+
+
+def recognise_node(node: Any) -> SeenLoss | None:
+    """The built-in loss that this one autograd node is, if it is any; `mean` as its own reduction says."""
+    return _read(node, node.name(), False) if _known(node.name()) else None
+
+
+def _known(name: str) -> bool:
+    return name in _NLL or name in _BINARY or name in _REGRESSION or name in _SMOOTH
 
 
 def _read(node: Any, name: str, averaged: bool) -> SeenLoss | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+from datetime import datetime, timezone
 from typing import Any
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lightning_stall.finding import Finding
-from lightning_stall.report import FINDINGS_FILE
+from lightning_stall.outcome import Outcome
+from lightning_stall.replay import FINDINGS_FILE
 from lightning_stall.sinks.console import tell
 
 
@@ -23,10 +25,12 @@ class JsonlSink:
 
     Args:
         directory: a local directory or whatever else Lightning can log to (`s3://...`); created where it is missing.
+        resumed: the run goes on from a checkpoint, so what stands in the file belongs to it.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], resumed: bool = False) -> None:
         self.directory = os.fspath(directory)
+        self.begun = resumed
         self.complained = False
 
     @property
@@ -36,9 +40,19 @@ class JsonlSink:
 
     @rank_zero_only
     def __call__(self, finding: Finding) -> None:
-        line = to_json(finding) + "\n"
+        self._write(to_json(finding))
+
+    @rank_zero_only
+    def end(self, outcome: Outcome) -> None:
+        """Write down how the run fared, so that it can be judged again from the file alone."""
+        numbers = {name: _strict(value) for name, value in outcome.evidence.items()}
+        self._write(json.dumps({"outcome": outcome.state, "step": outcome.step, "evidence": numbers}, allow_nan=False))
+
+    def _write(self, line: str) -> None:
+        lines = [line] if self.begun else [json.dumps({"run": str(datetime.now(timezone.utc))}), line]
         try:
-            self._append(line.encode())
+            self._append("".join(f"{text}\n" for text in lines).encode())
+            self.begun = True
         except Exception as error:  # remote file systems raise classes of their own
             if not self.complained:
                 self.complained = True

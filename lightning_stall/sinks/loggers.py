@@ -43,6 +43,8 @@ class LoggerSink:
 
     @rank_zero_only
     def __call__(self, finding: Finding) -> None:
+        if not finding.speaks:
+            return
         tag, step = clean_tag(f"stall/findings/{finding.code}"), self.axis(finding)
         self.numbers({tag: float(SEVERITIES.index(finding.severity))}, step)
         text = render_finding(finding)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.zoo.case import Training
+
 Score = Callable[[LightningModule], float]
 
 
@@ -153,3 +155,42 @@ def explained(prediction: Tensor, y: Tensor) -> float:
 
 def r2(*inputs: Tensor, y: Tensor) -> Score:
     return lambda module: explained(predict(module, *inputs), y)
+
+
+class Diagnosis(LightningModule):
+    """Malignant or benign, one output."""
+
+    def __init__(self, last: nn.Module, loss: nn.Module, threshold: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 1), last)
+        self.loss = loss
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = self.loss(self(x), y.float().unsqueeze(1))
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_acc", ((self(x)[:, 0] > self.threshold) == y.bool()).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def diagnosis(seed: int, last: nn.Module, loss: nn.Module, threshold: float) -> Training:
+    """Breast cancer by one output that is called benign above `threshold`; scored by accuracy over the two classes."""
+    rows = standardise(split(*table("breast_cancer"), seed))
+
+    def score(module: LightningModule) -> float:
+        margin = predict(module, rows.x_test)[:, 0] - threshold
+        return balanced(torch.stack([torch.zeros_like(margin), margin], 1), rows.y_test)
+
+    val = loader(rows.x_test, rows.y_test, batch_size=143, shuffle=False)
+    train = loader(rows.x, rows.y, batch_size=16)
+    return Training(Diagnosis(last, loss, threshold), train, score, val, {"max_epochs": 12})

@@ -16,17 +16,13 @@ from benchmarks.zoo.sick._tabular import (
     Regressor,
     Score,
     accuracy,
-    balanced,
     digits,
     explained,
     loader,
     mlp,
     predict,
     r2,
-    split,
-    standardise,
     surface,
-    table,
     waves,
 )
 
@@ -42,21 +38,6 @@ def folders_of_digits(seed: int, shuffle: bool = False) -> Training:
     train = loader(rows.x[order], rows.y[order], shuffle=shuffle)
     module = Classifier(nn.Sequential(nn.Flatten(), mlp(64, 64, 10)), lr=0.1, optimizer="SGD")
     return Training(module, train, accuracy(rows.x_test, y=rows.y_test), trainer={"max_epochs": 10})
-
-
-@sick("sick-before-healthy", "mlp", "unshuffled-data", twin=lambda seed: sick_before_healthy(seed, shuffle=True))
-def sick_before_healthy(seed: int, shuffle: bool = False) -> Training:
-    """The table lists the malignant cells first."""
-    torch.manual_seed(seed)
-    rows = standardise(split(*table("breast_cancer"), seed))
-    order = rows.y.argsort(stable=True)
-    train = loader(rows.x[order], rows.y[order], batch_size=8, shuffle=shuffle)
-    module = Classifier(mlp(30, 32, 2), lr=0.1, optimizer="SGD", momentum=0.9, weight_decay=5e-3)
-
-    def score(module: LightningModule) -> float:
-        return balanced(predict(module, rows.x_test), rows.y_test)
-
-    return Training(module, train, score, trainer={"max_epochs": 8})
 
 
 class WaveNet(Classifier):
@@ -159,7 +140,7 @@ def trained_on_whole_set(seed: int, whole: bool = True) -> Training:
         DataLoader(everything if whole else train, batch_size=32, shuffle=True),
         _honesty((rows.x[600:800], y[600:]), (rows.x_test, y_test)),
         DataLoader(val, batch_size=100),
-        {"max_epochs": 40},
+        {"max_epochs": 30},
     )
 
 

@@ -21,16 +21,16 @@ def _energy_distance(a: Tensor, b: Tensor) -> float:
     return (2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean()).item()
 
 
-def _ring(seed: int, n: int) -> Tensor:
-    """Points (n, 2) on a noisy circle of radius 1."""
+def _arc(seed: int, n: int) -> Tensor:
+    """Points (n, 2) on a noisy arc of radius 1, three quarters of a circle."""
     g = data.generator(seed, 31)
-    angle = 2 * math.pi * torch.rand(n, generator=g)
+    angle = 1.5 * math.pi * torch.rand(n, generator=g)
     radius = 1 + 0.1 * torch.randn(n, generator=g)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
 
 
 def _points(seed: int, batch_size: int = 128) -> tuple[DataLoader[Any], Tensor]:
-    x = _ring(seed, 5000)
+    x = _arc(seed, 5000)
     return DataLoader(TensorDataset(x[:4000]), batch_size, shuffle=True, drop_last=True), x[4000:]
 
 
@@ -41,8 +41,8 @@ class GAN(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.latent = latent
-        self.generator = mlp(latent, 64, 64, 2)
-        self.discriminator = mlp(2, 64, 64, 1, act=lambda: nn.LeakyReLU(0.2))
+        self.generator = mlp(latent, 128, 128, 2)
+        self.discriminator = mlp(2, 128, 128, 1, act=nn.SiLU)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.generator(z)
@@ -71,8 +71,8 @@ class GAN(LightningModule):
         self.log_dict({"g_loss": g_loss, "d_loss": d_loss}, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        g = torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.5, 0.999))
-        d = torch.optim.Adam(self.discriminator.parameters(), lr=1e-3, betas=(0.5, 0.999))
+        g = torch.optim.Adam(self.generator.parameters(), lr=5e-4, betas=(0.5, 0.999))
+        d = torch.optim.Adam(self.discriminator.parameters(), lr=5e-4, betas=(0.5, 0.999))
         return [g, d], []
 
 
@@ -84,7 +84,7 @@ def _sampled(test: Tensor, seed: int, latent: int = 4) -> Any:
 @well("gan", "generative", "two optimizers by hand; both losses hover near ln 2 while samples improve; minus energy distance")
 def gan(seed: int) -> Training:
     loader, test = _points(seed)
-    return Training(GAN(), loader, _sampled(test, seed), None, {"max_epochs": 40})
+    return Training(GAN(), loader, _sampled(test, seed), None, {"max_epochs": 50})
 
 
 class WGAN(LightningModule):
@@ -250,9 +250,9 @@ class Flow(LightningModule):
         return [adam], [torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=int(self.trainer.max_epochs))]
 
 
-@well("flow-likelihood", "generative", "log-likelihood of a thin parabola, so the loss ends negative; the best is 0.67 nats")
+@well("flow-likelihood", "generative", "log-likelihood of a thin parabola, so the loss ends negative; the best is 1.87 nats")
 def flow_likelihood(seed: int) -> Training:
     z = torch.randn(5000, 2, generator=data.generator(seed, 34))
-    x = torch.stack([z[:, 0], 0.5 * z[:, 0].square() + 0.03 * z[:, 1]], dim=1)
+    x = 0.3 * torch.stack([z[:, 0], 0.5 * z[:, 0].square() + 0.1 * z[:, 1]], dim=1)
     loader = DataLoader(TensorDataset(x[:4000]), 128, shuffle=True)
     return Training(Flow(), loader, lambda m: data.predict(m, x[4000:]).mean().item(), None, {"max_epochs": 25})

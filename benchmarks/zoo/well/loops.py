@@ -39,7 +39,7 @@ class ByHand(Classifier):
     """Manual optimisation that returns nothing from `training_step`."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__(net)
+        super().__init__(net, lr=3e-3)
         self.automatic_optimization = False
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -89,7 +89,7 @@ def function_fit(seed: int) -> Training:
 
 
 class PendulumNet(LightningModule):
-    """Solves u'' + u = 0, u(0) = 1, u'(0) = 0 on [0, 3] by the residual at random points."""
+    """Solves u'' + u = 0, u(0) = 1, u'(0) = 0 on [0, 2] by the residual at random points."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,14 +111,14 @@ class PendulumNet(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        adam = torch.optim.Adam(self.parameters(), lr=5e-3)
+        adam = torch.optim.Adam(self.parameters(), lr=1e-2)
         return [adam], [torch.optim.lr_scheduler.ExponentialLR(adam, gamma=0.98)]
 
 
 @well("pinn-oscillator", "regression", "residual of a differential equation, second derivatives in the loss; R2 about 1")
 def pinn_oscillator(seed: int) -> Training:
-    t = 3 * torch.rand(384, 1, generator=data.generator(seed, 13))
-    grid = torch.linspace(0, 3, 200)[:, None]
+    t = 2 * torch.rand(384, 1, generator=data.generator(seed, 13))
+    grid = torch.linspace(0, 2, 200)[:, None]
     return Training(
         PendulumNet(),
         DataLoader(TensorDataset(t), 64, shuffle=True),
@@ -192,8 +192,9 @@ class QuantileRegressor(LightningModule):
         self.log("pinball", loss, on_epoch=True)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=3e-3)
+    def configure_optimizers(self) -> Any:
+        adam = torch.optim.AdamW(self.parameters(), lr=3e-3)
+        return [adam], [torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=12)]
 
 
 @well("quantiles", "regression", "pinball loss on noisy targets; minus the distance of each coverage to its quantile")

@@ -77,13 +77,13 @@ def resnet_22(seed: int) -> Training:
 
 
 class PatchTransformer(nn.Module):
-    """2 x 2 patches, a class token, learnt positions, pre-norm encoder."""
+    """Patches of 2 x 4, a class token, learnt positions, pre-norm encoder."""
 
     def __init__(self, dim: int = 32) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, dim, 2, stride=2)
+        self.patches = nn.Conv2d(1, dim, (2, 4), stride=(2, 4))
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos = nn.Parameter(0.02 * torch.randn(1, 17, dim))
+        self.pos = nn.Parameter(0.02 * torch.randn(1, 9, dim))
         layer = nn.TransformerEncoderLayer(dim, 4, 2 * dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
@@ -111,7 +111,7 @@ def vit_patches(seed: int) -> Training:
         scheduler = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, total_steps=int(m.trainer.estimated_stepping_batches), pct_start=0.15)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    return Training(LitViT(PatchTransformer(), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 14})
+    return Training(LitViT(PatchTransformer(), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 22})
 
 
 class MixupClassifier(Classifier):

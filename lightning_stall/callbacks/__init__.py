@@ -1,0 +1,1 @@
+"""The public callbacks, one a file; none imports another."""

@@ -1,0 +1,309 @@
+"""PlateauWatch: says how the run fares, and lowers the learning rate where that helps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_stall.callback import StallCallback
+from lightning_stall.detectors import Plateau
+from lightning_stall.errors import require
+from lightning_stall.sinks.console import tell
+
+SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
+MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
+
+Reason = Literal["loss-plateau", "loss-diverging", "loss-oscillating"]
+
+
+class PlateauWatch(StallCallback):
+    """Tells loss-plateau, never-learned, loss-diverging and loss-oscillating; may reduce the learning rate.
+
+    Without `monitor` it judges the training loss: against its noise, its own past and, where the loss is a built-in one,
+    a constant predictor. With `monitor` a plateau of that metric counts too.
+
+    Logs: `stall/loss/smoothed`, `stall/loss/best`, `stall/loss/baseline` (a constant predictor's loss),
+    `stall/rate/effective`, `stall/rate/factor`.
+
+    Args:
+        monitor: a metric the module logs, in steps, epochs or validation; None for the training loss.
+        mode: "min" where smaller is better.
+        patience: optimizer steps without improvement; None takes a tenth of the steps made, at least 100.
+        factor: what the rate is multiplied by at each reduction, over 0 and under 1.
+        cooldown: optimizer steps after a reduction before it is judged and another may come; None takes 50.
+        min_lr: the effective rate is never brought below it.
+        threshold: relative improvement that counts as one.
+        auto_remedy: reduce the rate: at once on divergence and swings, after `patience` on a plateau. The schedule's own
+            rate is left alone (the factor acts inside each optimizer step), and the factor is kept in the checkpoint. A
+            reduction after which the loss is no better once `cooldown` is over is taken back.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+
+    Raises:
+        MisconfigurationException: for a value out of these ranges.
+    """
+
+    codes = ("loss-plateau", "never-learned", "loss-diverging", "loss-oscillating")
+    shares = ("monitor",)
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        *,
+        patience: int | None = None,
+        factor: float = 0.5,
+        cooldown: int | None = None,
+        min_lr: float = 0.0,
+        threshold: float = 1e-3,
+        auto_remedy: bool = False,
+        every_n_steps: int | None = None,
+        mute: Sequence[str] = (),
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        require(mode in ("min", "max"), "mode", mode, 'give "min" where smaller is better, else "max"')
+        require(patience is None or patience >= 1, "patience", patience, "give optimizer steps of at least 1, or None")
+        require(0 < factor < 1, "factor", factor, "give a number over 0 and under 1, such as 0.5")
+        require(cooldown is None or cooldown >= 1, "cooldown", cooldown, "give optimizer steps of at least 1, or None")
+        require(min_lr >= 0, "min_lr", min_lr, "give a learning rate of at least 0")
+        require(threshold >= 0, "threshold", threshold, "give a relative improvement of at least 0, such as 1e-3")
+        self.monitor = monitor
+        self.mode: Literal["min", "max"] = mode
+        self.patience = patience
+        self.factor = factor
+        self.cooldown = cooldown
+        self.min_lr = min_lr
+        self.threshold = threshold
+        self._reset()
+
+    def _reset(self) -> None:
+        self.scale = 1.0  # what the schedule's rate is multiplied by
+        self.plateau = Plateau(threshold=self.threshold, mode=self.mode)
+        self.seen_at = 0  # step of the last look at the monitored value
+        self.fresh = False  # the monitored metric may have a new value
+        self.changed_at = 0  # step of the last reduction; 0 when none awaits its verdict
+        self.level_before = math.nan
+        self.rests_until = 0
+        self.value = math.nan
+        self.warned = False
+        self.undone = 0  # reductions taken back: each doubles the patience with plateaus
+
+    def identity(self) -> dict[str, Any]:
+        return {"monitor": self.monitor, "mode": self.mode}
+
+    # ------------------------------------------------------------------ verbs
+
+    def begin(self) -> None:
+        if not self.hub.step:
+            self._reset()
+        self._apply()
+
+    def validated(self) -> None:
+        self.fresh = True
+
+    def epoch_end(self) -> None:
+        self.fresh = True
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        # a module may log in its own on_train_epoch_end, which runs after every callback's: look one batch later
+        if self.fresh and self.monitor is not None:
+            self.fresh = False
+            self._read_monitor()
+
+    def judged(self) -> None:
+        hub = self.hub
+        if self.monitor is not None:
+            if hub.checking and not hub.distributed:
+                self._read_monitor()
+            if hub.distributed:
+                self.value = hub.mean_shared("monitor")
+        self._tell_outcome()
+        holds = self._update_plateau()
+        if self.auto_remedy:
+            self._judge_reduction()
+            self._treat(holds)
+
+    def finish(self) -> None:
+        if self.fresh and self.monitor is not None:
+            self._read_monitor()
+        self._tell_outcome()
+
+    def share(self) -> Mapping[str, float]:
+        if self.monitor is not None:
+            self._read_monitor()
+        return {"monitor": self.value}
+
+    def detach(self) -> None:
+        self.hub.rate.factors.pop(self.state_key, None)
+
+    def numbers(self) -> Mapping[str, float]:
+        evidence = self.hub.outcome.evidence
+        names = {"level": "smoothed", "best": "best", "baseline": "baseline"}
+        values = {f"stall/loss/{tag}": evidence[name] for name, tag in names.items() if name in evidence}
+        values["stall/rate/effective"] = self._rate() * self.hub.rate.factor
+        values["stall/rate/factor"] = self.scale
+        return values
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        return {"training loss": ["stall/loss/.*"], "learning rate": ["stall/rate/effective$"]}
+
+    def state(self) -> dict[str, Any]:
+        kept = ("scale", "seen_at", "changed_at", "level_before", "rests_until", "value", "undone")
+        return {**{name: getattr(self, name) for name in kept}, "plateau": self.plateau.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._reset()
+        for name, value in state.items():
+            if name == "plateau":
+                self.plateau.load_state_dict(value)
+            else:
+                setattr(self, name, value)
+
+    # ------------------------------------------------------------------ how the run fares
+
+    def _tell_outcome(self) -> None:
+        hub = self.hub
+        outcome, e = hub.outcome, hub.outcome.evidence
+        verdicts = {
+            "never learned": ("never-learned", self._never_learned(e)),
+            "diverging": ("loss-diverging", self._diverging(e)),
+            "oscillating": ("loss-oscillating", self._oscillating(e)),
+            "stalled": ("loss-plateau", self._stalled(e)),
+        }
+        for state, (code, summary) in verdicts.items():
+            if outcome.state != state:
+                self.retract(code)
+                continue
+            # a flat loss may be the noise floor of the task: only a cause can tell, so it stays a note
+            severity: Literal["info", "warning"] = "info" if state == "stalled" else "warning"
+            self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
+
+    def _never_learned(self, e: Mapping[str, float]) -> str:
+        against = ""
+        if "baseline" in e:
+            against = f" A constant predictor reaches {e['baseline']:.4g} on the labels seen."
+        return (
+            f"After {self.hub.step} steps the loss is {_n(e, 'level')}, from {_n(e, 'start')} at the start: a gain of "
+            f"{100 * e.get('gain', 0.0):.2g} %; 5 % would be the least sign of learning.{against}"
+        )
+
+    def _diverging(self, e: Mapping[str, float]) -> str:
+        return (
+            f"The loss rose to {_n(e, 'level')} from its best of {_n(e, 'best')}; it started at {_n(e, 'start')}. "
+            f"Steps differ by {_n(e, 'noise')} through noise, so a rise of {6 * e.get('noise', 0.0):.3g} might pass."
+        )
+
+    def _oscillating(self, e: Mapping[str, float]) -> str:
+        return (
+            f"The loss swings by {_n(e, 'noise')} from step to step around {_n(e, 'level')} without falling "
+            f"({100 * e.get('trend', 0.0):+.2g} % over the last quarter of the run; -1 % would be progress)."
+        )
+
+    def _stalled(self, e: Mapping[str, float]) -> str:
+        return (
+            f"The loss fell from {_n(e, 'start')} to {_n(e, 'level')} and falls no more "
+            f"({100 * e.get('trend', 0.0):+.2g} % over the last quarter of the run; -1 % would be progress)."
+        )
+
+    # ------------------------------------------------------------------ the monitored value
+
+    def _read_monitor(self) -> None:
+        metrics = self.hub.trainer.callback_metrics
+        if self.monitor in metrics:
+            value = metrics[self.monitor]
+            self.value = float(value) if isinstance(value, Tensor | float | int) else math.nan
+        elif metrics and not self.warned and self.hub.epoch > 0:
+            self.warned = True
+            tell(
+                f"PlateauWatch(monitor={self.monitor!r}): the module logs no such metric, so only the training loss is "
+                f"watched. It logs: {', '.join(sorted(metrics))}."
+            )
+
+    def _update_plateau(self) -> bool:
+        """Whether the monitored value, or the smoothed loss, has not improved for `patience` steps."""
+        hub = self.hub
+        passed, self.seen_at = hub.step - self.seen_at, hub.step
+        self.plateau.patience = (self.patience or max(100, hub.curve.n // 10)) * 2**self.undone
+        if self.monitor is not None:
+            if math.isnan(self.value):
+                return False
+            return self.plateau.update(self.value, passed)
+        if hub.curve.n < MEASURE or hub.curve.bad_steps:
+            return False
+        noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(MEASURE)
+        value = hub.curve.level(MEASURE)
+        return self.plateau.update(value if self.mode == "min" else -value, passed, noise)
+
+    # ------------------------------------------------------------------ the remedy
+
+    def _treat(self, plateau: bool) -> None:
+        hub = self.hub
+        if hub.step < self.rests_until:
+            return
+        reasons: dict[str, Reason] = {"diverging": "loss-diverging", "oscillating": "loss-oscillating"}
+        reason = reasons.get(hub.outcome.state)
+        # a plateau of the training loss needs a bad outcome too: a converged run has earned its plateau
+        if reason is None and plateau and (self.monitor is not None or hub.gate_open):
+            reason = "loss-plateau"
+        if reason is None:
+            return
+        rate = self._rate() * hub.rate.factor
+        scale = self.scale * self.factor
+        if rate * self.factor < self.min_lr:
+            scale = self.scale * self.min_lr / rate if rate > 0 else self.scale
+        if scale >= self.scale * 0.999:
+            return
+        swift = reason != "loss-plateau"
+        self.rests_until = hub.step + (self.cooldown or (SHORT_COOLDOWN if swift else 50))
+        self.changed_at = hub.step
+        self.level_before = self._level()
+        old, self.scale = self.scale, scale
+        self._apply()
+        self.plateau.since = self.plateau.failed = 0
+        self.tell(
+            reason,
+            f"{self.monitor or 'The loss'} stood at {self.level_before:.4g}; the learning rate was {rate:.3g}.",
+            severity="warning",
+            evidence={"rate_before": rate, "rate_after": rate * scale / old, "level": self.level_before},
+            remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}",
+        )
+
+    def _judge_reduction(self) -> None:
+        hub = self.hub
+        if not self.changed_at or hub.step < self.rests_until:
+            return
+        after, before = self._level(), self.level_before
+        changed_at, self.changed_at = self.changed_at, 0
+        noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(MEASURE)
+        better = after > before if self.mode == "max" and self.monitor else after < before + noise
+        if better or not math.isfinite(after):
+            return
+        old, self.scale = self.scale, min(1.0, self.scale / self.factor)
+        self.undone += 1
+        self._apply()
+        self.tell(
+            "loss-plateau",
+            f"{after:.4g} after the reduction of step {changed_at}, {before:.4g} before it: no better.",
+            severity="info",
+            evidence={"before": before, "after": after, "factor_before": old, "factor_after": self.scale},
+            remedy=f"took the reduction of step {changed_at} back",
+        )
+
+    def _level(self) -> float:
+        if self.monitor is not None and not math.isnan(self.value):
+            return self.value
+        return self.hub.curve.level(MEASURE) if self.hub.curve.n else math.nan
+
+    def _rate(self) -> float:
+        rates = [group.get("lr", 0.0) for o in self.hub.readings.optimizers for group in o.param_groups]
+        return max((float(rate) for rate in rates), default=0.0)
+
+    def _apply(self) -> None:
+        self.hub.rate.factors[self.state_key] = self.scale
+
+
+def _n(evidence: Mapping[str, float], name: str) -> str:
+    return f"{evidence.get(name, math.nan):.4g}"

@@ -1,0 +1,44 @@
+"""`stall_callbacks`: the whole family in one call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from lightning_stall.callback import StallCallback
+from lightning_stall.catalogue import check_codes
+
+# in the order they read best in a report; StallReport last, so that it weighs what the others said
+FAMILY = (
+    ("gradient_health", "GradientHealth"),
+    ("auto_clip", "AutoClip"),
+    ("plateau_watch", "PlateauWatch"),
+    ("optimizer_health", "OptimizerHealth"),
+    ("batchnorm_guard", "BatchNormBatchSizeGuard"),
+    ("data_starvation", "DataStarvationMonitor"),
+    ("input_health", "InputHealth"),
+    ("loss_check", "LossCheck"),
+    ("activation_health", "ActivationHealth"),
+    ("stall_report", "StallReport"),
+)
+
+
+def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list[StallCallback]:
+    """Every callback of the package, StallReport last: `Trainer(callbacks=stall_callbacks())`.
+
+    Args:
+        auto_remedy: let each apply its remedy; False only watches, and leaves the run bitwise alone.
+        mute: codes never to be told, as in `mute=("class-imbalance",)`.
+
+    Raises:
+        MisconfigurationException: for an unknown code.
+    """
+    codes = check_codes(mute)
+    made: list[StallCallback] = []
+    for module, name in FAMILY:
+        try:
+            cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
+        except ModuleNotFoundError:
+            continue
+        made.append(cls(mute=codes) if name == "StallReport" else cls(auto_remedy=auto_remedy, mute=codes))
+    return made

@@ -1,0 +1,1 @@
+"""Measurements: pure functions of tensors, which stay on their device."""

@@ -1,0 +1,192 @@
+"""What is in a batch: its tensors by name, and which of them are inputs and which targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_stall.measure.graph import nodes
+from lightning_stall.measure.losses import SeenLoss, recognise_node
+
+MOST_FIELDS = 64
+DEPTH = 6
+NEAR_THE_LOSS = 96  # autograd nodes looked at for targets
+TARGET_NAMES = frozenset({"y", "label", "labels", "target", "targets", "tgt", "y_true", "gt", "ground_truth", "class"})
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of a batch, named as one would reach it: `batch[0]`, `batch['image']`, `batch.x`."""
+
+    name: str
+    tensor: Tensor
+
+    @property
+    def floating(self) -> bool:
+        return self.tensor.is_floating_point()
+
+
+def fields(batch: Any) -> list[Field]:
+    """Every strided, non-empty tensor of a batch of any nesting, in order; at most 64, six levels deep."""
+    found: list[Field] = []
+    for name, tensor in _walk(batch, "batch", DEPTH):
+        if tensor.layout is torch.strided and tensor.numel() and not tensor.is_complex():
+            found.append(Field(name, tensor))
+        if len(found) == MOST_FIELDS:
+            break
+    return found
+
+
+def _walk(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif depth == 0:
+        return
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(item, f"{name}[{key!r}]", depth - 1)
+    elif hasattr(value, "_fields") and isinstance(value, tuple):
+        for key in value._fields:
+            yield from _walk(getattr(value, key), f"{name}.{key}", depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value[:MOST_FIELDS]):
+            yield from _walk(item, f"{name}[{i}]", depth - 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for part in dataclasses.fields(value):
+            yield from _walk(getattr(value, part.name, None), f"{name}.{part.name}", depth - 1)
+
+
+def replace_tensors(value: Any, by: Mapping[str, Any], name: str = "batch", depth: int = DEPTH) -> Any:
+    """The same batch with some tensors put through `by[name](tensor)`; containers are copied, tensors are not changed.
+
+    Containers other than dicts, lists, tuples and named tuples are handed on as they are.
+    """
+    if isinstance(value, Tensor):
+        return by[name](value) if name in by else value
+    if depth == 0:
+        return value
+    if isinstance(value, dict):
+        return type(value)({k: replace_tensors(v, by, f"{name}[{k!r}]", depth - 1) for k, v in value.items()})
+    if hasattr(value, "_fields") and isinstance(value, tuple):
+        return type(value)(*(replace_tensors(getattr(value, k), by, f"{name}.{k}", depth - 1) for k in value._fields))
+    if type(value) in (list, tuple):
+        return type(value)(replace_tensors(v, by, f"{name}[{i}]", depth - 1) for i, v in enumerate(value))
+    return value
+
+
+def batch_size(found: Sequence[Field]) -> int:
+    """Samples in the batch: the first dimension that most fields share; 0 where there is none."""
+    sizes = [f.tensor.shape[0] for f in found if f.tensor.ndim]
+    return max(sizes, key=sizes.count) if sizes else 0
+
+
+@dataclass
+class Roles:
+    """Which fields are inputs and which targets, by name. `certain` where the loss itself was seen to use the targets."""
+
+    inputs: list[str] = field(default_factory=list)  # float fields that are not (only) targets
+    targets: list[str] = field(default_factory=list)
+    certain: bool = False
+
+
+def find_roles(found: Sequence[Field], losses: Sequence[SeenLoss]) -> Roles:
+    """Tell inputs from targets by what reached the loss; by name and place where the loss tells nothing. May wait."""
+    seen = [name for loss in losses if (name := match(loss.target, found)) is not None]
+    if seen:
+        roles = Roles(targets=list(dict.fromkeys(seen)), certain=True)
+    else:
+        roles = Roles(targets=guess_targets(found))
+    roles.inputs = [f.name for f in found if f.floating and f.name not in roles.targets]
+    if not roles.inputs and roles.certain:
+        # an autoencoder's target is its input, where nothing else could be one
+        others = [f for f in found if f.name not in roles.targets and f.tensor.ndim > 1]
+        if not others:
+            roles.inputs = [f.name for f in found if f.floating and f.name in roles.targets and _wide(f.tensor)]
+    return roles
+
+
+def _wide(tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and tensor[0].numel() >= 4
+
+
+def match(target: Tensor, found: Sequence[Field]) -> str | None:
+    """The field that a loss's target came from: it shares its memory, or holds the same values in another type or shape.
+
+    Comparing values waits for the device.
+    """
+    memory = target.untyped_storage().data_ptr()
+    for f in found:
+        if memory and f.tensor.untyped_storage().data_ptr() == memory:
+            return f.name
+    for f in found:
+        if f.tensor.numel() == target.numel() and f.tensor.device == target.device:
+            a, b = f.tensor.detach().reshape(-1), target.detach().reshape(-1)
+            if bool((a.to(b.dtype) == b).all()):
+                return f.name
+    return None
+
+
+def guess_targets(found: Sequence[Field]) -> list[str]:
+    """Targets by convention: keys such as `y` or `label`, else the last of several elements."""
+    named = [f.name for f in found if _last_key(f.name).lower() in TARGET_NAMES]
+    if named:
+        return named
+    top = [f for f in found if f.name.count("[") == 1 and "'" not in f.name]
+    return [top[-1].name] if len(top) > 1 and len(top) == len(found) else []
+
+
+def _last_key(name: str) -> str:
+    return name.rpartition("[")[2].strip("]'\"") if name.endswith("]") else name.rpartition(".")[2]
+
+
+def loss_terms(loss: Tensor) -> list[SeenLoss]:
+    """Every built-in loss near the top of the graph: one of a plain loss, several of a weighed sum."""
+    found = []
+    for node in nodes(loss.grad_fn, NEAR_THE_LOSS):
+        seen = recognise_node(node)
+        if seen is not None:
+            found.append(seen)
+    return found
+
+
+def soft_target(loss: Tensor) -> Tensor | None:
+    """The class probabilities given to a cross-entropy, shape (N, C, ...): sum of -target * log_softmax(logits)."""
+    for node in nodes(loss.grad_fn, NEAR_THE_LOSS):
+        children = [child.name() for child, _ in node.next_functions if child is not None]
+        if node.name() != "SumBackward0" or children != ["MulBackward0"]:
+            continue
+        product = node.next_functions[0][0]
+        first = [child.name() for child, _ in product.next_functions if child is not None]
+        if first == ["LogSoftmaxBackward0"]:
+            try:
+                values = product._saved_other if product.next_functions[0][0] is not None else product._saved_self
+            except (RuntimeError, AttributeError):  # freed, or packed by checkpointing
+                return None
+            return values if isinstance(values, Tensor) and values.ndim > 1 else None
+    return None
+
+
+def sample_count(loader: Any) -> int | None:
+    """Samples that one epoch of this loader draws from, where it says so."""
+    dataset = getattr(loader, "dataset", None)
+    try:
+        return len(dataset) if dataset is not None else None
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def column_names(loader: Any, width: int) -> list[str]:
+    """Names of the input columns, where the dataset (or what it is a subset of) lists exactly so many."""
+    dataset = getattr(loader, "dataset", None)
+    for _ in range(4):
+        for attribute in ("feature_names", "columns", "column_names"):
+            names = getattr(dataset, attribute, None)
+            if names is not None and not callable(names) and hasattr(names, "__len__") and len(names) == width:
+                return [str(n) for n in names]
+        dataset = getattr(dataset, "dataset", None)
+    return [f"column {i}" for i in range(width)]

@@ -1,0 +1,99 @@
+"""Random number generators seen from outside: fingerprints of their states, which no reading changes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+DEPTH = 3  # how deep into a dataset's attributes to look for generators
+WIDTH = 50  # and how many elements of each collection
+GLOBALS = ("random", "numpy.random", "torch")
+
+
+def generators(root: Any, name: str = "dataset") -> dict[str, Any]:
+    """The generators an object holds, by the path to them: `dataset.transform.rng`. The three global ones are added.
+
+    Args:
+        root: mostly a dataset; its attributes, lists and dicts are searched three levels deep.
+    """
+    found: dict[str, Any] = {path: path for path in GLOBALS}
+    seen: set[int] = set()
+    stack = [(name, root, DEPTH)]
+    while stack:
+        path, thing, depth = stack.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if _is_generator(thing):
+            found[path] = thing
+        elif depth > 0:
+            stack += [(inner_path, inner, depth - 1) for inner_path, inner in _inside(path, thing)]
+    return found
+
+
+def _inside(path: str, thing: Any) -> list[tuple[str, Any]]:
+    if isinstance(thing, (str, bytes, int, float, torch.Tensor, type)) or thing is None:
+        return []
+    if isinstance(thing, dict):
+        return [(f"{path}[{k!r}]", v) for k, v in list(thing.items())[:WIDTH]]
+    if isinstance(thing, (list, tuple)):
+        return [(f"{path}[{i}]", v) for i, v in enumerate(thing[:WIDTH])]
+    return [(f"{path}.{k}", v) for k, v in list(getattr(thing, "__dict__", {}).items())[:WIDTH]]
+
+
+def _is_generator(thing: Any) -> bool:
+    if isinstance(thing, (random.Random, torch.Generator)):
+        return True
+    numpy_random = sys.modules.get("numpy.random")
+    return numpy_random is not None and isinstance(thing, (numpy_random.Generator, numpy_random.RandomState))
+
+
+def fingerprint(generator: Any) -> int:
+    """63 bits that stand for a generator's state; equal states give equal bits in every process. 0 where it has none."""
+    state = _state(generator)
+    if state is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1 or 1
+
+
+def _state(generator: Any) -> bytes | None:
+    if generator == "torch":
+        return bytes(torch.get_rng_state().numpy().tobytes())
+    if isinstance(generator, torch.Generator):
+        return bytes(generator.get_state().numpy().tobytes()) if generator.device.type == "cpu" else None
+    if generator == "random" or isinstance(generator, random.Random):
+        state = random.getstate() if generator == "random" else generator.getstate()
+        return array("L", state[1]).tobytes()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is None:
+        return None
+    if generator == "numpy.random" or isinstance(generator, numpy_random.RandomState):
+        state = numpy_random.get_state() if generator == "numpy.random" else generator.get_state()
+        return bytes(state[1].tobytes()) + bytes([state[2] % 256, state[2] // 256])
+    return pickle.dumps(generator.bit_generator.state)
+
+
+def draws_alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two workers went through the same states of a generator, drawing from it all the while.
+
+    Args:
+        one, other: fingerprints at the start and after each batch of one worker. A generator that a worker seeds by
+            the sample's index, one it never draws from, and one it drew from only once go through no common states.
+    """
+    first, second = _moves(one), _moves(other)
+    fewest = min(len(first), len(second))
+    common = set(first) & set(second)
+    return fewest >= 3 and len(common) >= max(3, (fewest + 1) // 2)
+
+
+def _moves(states: Sequence[int]) -> list[int]:
+    """The states after the start that differ from the one before."""
+    known = [s for s in states if s]
+    return [b for a, b in zip(known, known[1:], strict=False) if a != b]

@@ -1,0 +1,42 @@
+"""Shared by all tests: quiet Lightning, one thread, and a Trainer that leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+torch.set_num_threads(1)
+for name in ("lightning.pytorch", "lightning.fabric", "lightning", "pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """A Trainer on the CPU; every setting can be given."""
+
+    def make(callbacks: Any = (), **settings: Any) -> Trainer:
+        quiet = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+            "max_epochs": 1,
+        }
+        return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
