@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 # Imported on first use: `lightning-stall explain CODE` must not wait seconds for torch.
 _WHERE = {
+    "ActivationHealth": "lightning_stall.callbacks.activation_health",
     "AutoClip": "lightning_stall.callbacks.auto_clip",
     "BatchNormBatchSizeGuard": "lightning_stall.callbacks.batchnorm_guard",
     "Cause": "lightning_stall.finding",
     "DataStarvationMonitor": "lightning_stall.callbacks.data_starvation",
     "Finding": "lightning_stall.finding",
     "GradientHealth": "lightning_stall.callbacks.gradient_health",
+    "InputHealth": "lightning_stall.callbacks.input_health",
+    "LossCheck": "lightning_stall.callbacks.loss_check",
+    "OptimizerHealth": "lightning_stall.callbacks.optimizer_health",
     "PlateauWatch": "lightning_stall.callbacks.plateau_watch",
     "StallCallback": "lightning_stall.callback",
     "StallReport": "lightning_stall.callbacks.stall_report",

@@ -20,7 +20,7 @@ from lightning_stall.finding import Finding
 from lightning_stall.journal import Journal, merge
 from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.outcome import LossCurve, Outcome, judge
-from lightning_stall.readings import Readings, StepReading, planned_steps
+from lightning_stall.readings import Readings, planned_steps
 from lightning_stall.remedies import RateScale
 from lightning_stall.sinks import ConsoleSink, JsonlSink, LoggerSink, write_layout
 from lightning_stall.sinks.console import tell
@@ -137,12 +137,16 @@ class Hub:
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx)
+        if self.checking:
+            self._own(self.readings.sample_weights, optimizer)
         self._each("before_step", optimizer)
 
     def batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._accumulating():
             self._each("micro_batch_end", outputs, batch, batch_idx)
             return
+        if self.checking:
+            self._own(self.readings.measure_updates)
         self._each("step_end", outputs, batch, batch_idx)
         self._own(self._observe, self.checking)
         if self.distributed:

@@ -174,7 +174,7 @@ class _Shape:
         steps = quarter * curve.width
         level = min(late, curve.level(max(8, n // 10))) if late < before else curve.level(max(8, n // 10))
         span = max(1, bins // 16)
-        best = min(fmean(curve.means[i : i + span]) for i in range(0, bins - span + 1))
+        best = min(fmean(curve.means[i : i + span]) for i in range(bins - span + 1))
         top = max(start, baseline) if baseline is not None else start
         if floor is not None:
             scale = top - floor

@@ -1,6 +1,6 @@
 """The entry point: watches every Trainer of a process, with no line of the script changed, where a user asks for it.
 
-    LIGHTNING_STALL=observe python train.py     # or =remedy
+LIGHTNING_STALL=observe python train.py     # or =remedy
 """
 
 from __future__ import annotations

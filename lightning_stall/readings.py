@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from lightning_stall.measure.gradients import gradient_norms, total_norm
+from lightning_stall.measure.gradients import gradient_norms, shard_copies, total_norm
 from lightning_stall.measure.graph import forward_order
+from lightning_stall.measure.updates import WeightSample
 
+_UNKNOWN = object()  # not yet looked at
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
 
 
@@ -120,6 +122,9 @@ class Readings:
     _posted: set[int] = field(default_factory=set)  # optimizers that have posted in this batch
     _rates: dict[int, float] = field(default_factory=dict)
     rate_factor: float = 1.0
+    updates: dict[str, Tensor] = field(default_factory=dict)  # parameter -> update-to-weight ratio, at the last check
+    _samples: dict[int, tuple[list[str], WeightSample]] = field(default_factory=dict)
+    _copies: Any = _UNKNOWN
 
     def new_batch(self) -> None:
         self._posted.clear()
@@ -128,6 +133,15 @@ class Readings:
     def window_starts(self) -> bool:
         """Whether the next micro-batch is the first of its accumulation window."""
         return not self._losses
+
+    @property
+    def copies(self) -> float | None:
+        """How many ranks hold the same part of an FSDP1 model's gradients; None elsewhere."""
+        if self._copies is _UNKNOWN:
+            strategy = getattr(getattr(self.module, "_trainer", None), "strategy", None)
+            model = getattr(strategy, "model", None)
+            self._copies = shard_copies(model if isinstance(model, Module) else self.module)
+        return self._copies
 
     def named(self, optimizer: Optimizer) -> tuple[list[str], list[Parameter]]:
         """Names and parameters of this optimizer that need a gradient, in the order of the forward pass."""
@@ -149,7 +163,7 @@ class Readings:
     def after_backward(self, more_to_come: bool) -> None:
         """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
         self._cache.clear()
-        if more_to_come:
+        if more_to_come and self.copies is None:  # FSDP1 reduces its gradients with the last micro-batch only
             params = [p for opt in self.optimizers for p in self.table(opt).params]
             self._partial.append(total_norm(gradient_norms([p.grad for p in params])))
             self.measured += 1
@@ -159,7 +173,7 @@ class Readings:
         key = id(optimizer)
         if key not in self._cache:
             table = self.table(optimizer)
-            norms = gradient_norms([p.grad for p in table.params])
+            norms = gradient_norms([p.grad for p in table.params], copies=self.copies)
             if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
                 norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
             self._cache[key] = GradientReading(table.params, norms, total_norm(norms))
@@ -229,6 +243,28 @@ class Readings:
                 )
             )
         return readings
+
+    def sample_weights(self, optimizer: Optimizer) -> None:
+        """Keep a sample of this optimizer's weights, before its step is made; `measure_updates` compares."""
+        table = self.table(optimizer)
+        if table.params:
+            sample = WeightSample(table.params)
+            sample.take()
+            self._samples[id(optimizer)] = (table.names, sample)
+
+    def measure_updates(self) -> None:
+        """How far the steps since `sample_weights` have moved the weights; on the device until it is read."""
+        self.updates = {}
+        for names, sample in self._samples.values():
+            self.updates.update(zip(names, sample.ratios(), strict=False))
+        self._samples.clear()
+
+    def update_ratios(self) -> dict[str, float]:
+        """Norm of the last measured change over the norm of the weights, by parameter (at checks only: it waits)."""
+        if not self.updates:
+            return {}
+        ratios = torch.stack(list(self.updates.values())).tolist()
+        return dict(zip(self.updates, ratios, strict=True))
 
     def forget_rates(self) -> None:
         """Read tensor rates anew at the next step (called at checks, where a wait is allowed)."""

@@ -13,6 +13,8 @@ from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from lightning_stall.measure.gradients import stored
+
 
 @dataclass
 class RateScale:
@@ -71,11 +73,13 @@ class RateScale:
 
 
 def fused(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's own step takes `grad_scale` and `found_inf`, and its state exists.
+    """Whether the optimizer's own step takes `grad_scale` and `found_inf`, and may be skipped by them now.
 
-    The first step is left out: fused SGD with momentum would keep an uninitialised buffer when that one is skipped.
+    The first step of fused SGD with momentum is left out: skipped, it would keep an uninitialised buffer.
     """
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and bool(optimizer.state)
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return False
+    return bool(optimizer.state) or not any(group.get("momentum") for group in optimizer.param_groups)
 
 
 @dataclass
@@ -84,46 +88,61 @@ class StepControl:
 
     With a fused optimizer both ride into its kernel (`grad_scale`, `found_inf`): no second pass over the gradients and
     no wait for the device. Otherwise clipping is one multiplication in place, and a skip needs the answer on the host.
-    The attributes would freeze the training if they stayed, so a hook takes them off after each step.
+    The attributes would freeze the training if they stayed, so a hook takes them off after each step. Several may act
+    on one step, in any order: the last coefficient counts, and a step is left out where anyone says so.
     """
 
     _handles: list[Any] = field(default_factory=list, repr=False)
     _marked: list[Optimizer] = field(default_factory=list, repr=False)
 
-    def clip(self, optimizer: Optimizer, coefficient: Tensor, grads: list[Tensor]) -> None:
-        """Multiply the gradients by `coefficient`, a device scalar of at most 1."""
-        if fused(optimizer):
+    def clip(
+        self, optimizer: Optimizer, coefficient: Tensor | float, grads: Iterable[Tensor], scaled: bool = False
+    ) -> None:
+        """Multiply the gradients by a coefficient of at most 1: a float, or a device scalar.
+
+        Args:
+            optimizer: whose step is about to be made.
+            coefficient: what to multiply by.
+            grads: its gradients; looked at only where they must be multiplied in place.
+            scaled: a GradScaler is at work; it sets and takes off a fused optimizer's attributes itself.
+        """
+        if fused(optimizer) and not scaled:
             self._mark(optimizer)
-            optimizer.grad_scale = coefficient.float().reciprocal()  # type: ignore[attr-defined]
+            if isinstance(coefficient, Tensor):
+                scale = coefficient.float().reciprocal()
+            else:
+                scale = torch.full((), 1 / coefficient, device=_home(optimizer))
+            optimizer.grad_scale = scale  # type: ignore[attr-defined]
             if not hasattr(optimizer, "found_inf"):
-                optimizer.found_inf = torch.zeros_like(optimizer.grad_scale)  # type: ignore[attr-defined]
+                optimizer.found_inf = torch.zeros_like(scale)  # type: ignore[attr-defined]
             return
         for device, group in _by_device(grads).items():
-            factor = coefficient.to(device, non_blocking=True)
-            torch._foreach_mul_([_values(g) for g in group], factor)
+            on_device = isinstance(coefficient, Tensor)
+            factor = coefficient.to(device, non_blocking=True) if on_device else coefficient  # type: ignore[union-attr]
+            torch._foreach_mul_(group, factor)
 
-    def skip(self, optimizer: Optimizer, bad: Tensor, wait: bool = True) -> bool | None:
-        """Leave this step out where `bad` (a device scalar) is true.
+    def skip(self, optimizer: Optimizer, bad: Tensor | bool, wait: bool = True) -> bool | None:
+        """Leave this step out where `bad` is true: a device scalar, or a bool where the host knows.
 
         Returns:
             Whether it was left out; None where only the device knows. Without `wait`, an optimizer that is not fused
-            has its non-finite gradients set to zero instead, which lets momentum and decay still move the weights.
+            has its gradients set to zero instead, which lets momentum and decay still move the weights.
         """
-        if fused(optimizer):
+        if isinstance(bad, Tensor) and fused(optimizer):
             self._mark(optimizer)
-            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            found, others = bad.float(), getattr(optimizer, "found_inf", None)
+            optimizer.found_inf = found if others is None else torch.maximum(found, others)  # type: ignore[attr-defined]
             if not hasattr(optimizer, "grad_scale"):
-                optimizer.grad_scale = torch.ones_like(optimizer.found_inf)  # type: ignore[attr-defined]
+                optimizer.grad_scale = torch.ones_like(found)  # type: ignore[attr-defined]
             return None
-        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not wait and bad.device.type != "cpu":
-            for p in params:
-                torch.where(bad, torch.zeros((), device=bad.device, dtype=p.grad.dtype), p.grad, out=p.grad)
+        if isinstance(bad, Tensor) and not wait and bad.device.type != "cpu":
+            _zero_where(bad, [p.grad for group in optimizer.param_groups for p in group["params"]])
             return None
         skipped = bool(bad)
         if skipped:
-            for p in params:
-                p.grad = None
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = None
         return skipped
 
     def _mark(self, optimizer: Optimizer) -> None:
@@ -148,14 +167,24 @@ def _unmark(optimizer: Optimizer) -> None:
             delattr(optimizer, name)
 
 
-def _values(grad: Tensor) -> Tensor:
-    return grad._values() if grad.layout is torch.sparse_coo else grad
+def _home(optimizer: Optimizer) -> torch.device:
+    return next(p.device for group in optimizer.param_groups for p in group["params"])
 
 
-def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
+def _zero_where(bad: Tensor, grads: Iterable[Tensor | None]) -> None:
+    """Zero all gradients in place where `bad`; a product would keep NaN."""
+    for grad in grads:
+        if grad is not None:
+            values = stored(grad)
+            flag = bad.to(values.device, non_blocking=True)
+            torch.where(flag, torch.zeros((), device=values.device, dtype=values.dtype), values, out=values)
+
+
+def _by_device(grads: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
     groups: dict[torch.device, list[Tensor]] = {}
-    for t in tensors:
-        groups.setdefault(t.device, []).append(t)
+    for grad in grads:
+        values = stored(grad)
+        groups.setdefault(values.device, []).append(values)
     return groups
 
 

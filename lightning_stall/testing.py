@@ -1,7 +1,7 @@
 """Patients: tiny trainings that are ill with exactly one thing, and what is needed to test a detector of your own.
 
-    report = watch(deep_sigmoid(), blobs(), GradientHealth())
-    assert report.causes[0].code == "vanishing-gradients"
+report = watch(deep_sigmoid(), blobs(), GradientHealth())
+assert report.causes[0].code == "vanishing-gradients"
 """
 
 from __future__ import annotations

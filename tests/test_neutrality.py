@@ -32,7 +32,12 @@ class Net(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(0.3), nn.Linear(288, 3)
+            nn.Conv2d(1, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(288, 3),
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

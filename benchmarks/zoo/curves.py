@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def record(result: Result, causes: tuple[str, ...], family: str) -> dict[str, Any]:
-    """One run as plain values; a loss that is not finite is kept as the text "nan", "inf" or "-inf", as JSON has none."""
+    """One run as plain values; a loss that is not finite becomes the text "nan", "inf" or "-inf"."""
     loss = [x if x is None or math.isfinite(x) else str(x) for x in result.loss]
     return {
         "loss": loss,
@@ -59,7 +59,9 @@ def line(result: Result) -> str:
     ends = [x for x in result.loss if x is not None]
     tail = ends[-20:]
     loss = f"{ends[0]:.4g} -> {sum(tail) / len(tail):.4g}" if ends else "not returned"
-    text = f"{result.name:34} seed {result.seed}  score {score:>9}  {result.steps:5} steps {result.seconds:5.1f} s  {loss}"
+    text = (
+        f"{result.name:34} seed {result.seed}  score {score:>9}  {result.steps:5} steps {result.seconds:5.1f} s  {loss}"
+    )
     return text if result.error is None else f"{text}\n{result.error}"
 
 

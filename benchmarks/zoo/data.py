@@ -95,7 +95,7 @@ def digits(seed: int) -> Split:
 
 
 def table(name: Table, seed: int, *, standardise: bool = True) -> Split:
-    """A bundled table. `diabetes` is a regression (targets standardised too, R2 about 0.5 at best), the others classes."""
+    """A bundled table. `diabetes` is a regression (targets standardised too, R2 0.5 at best), the others classes."""
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     regression = name == "diabetes"
     target = torch.tensor(y, dtype=torch.float32 if regression else torch.int64)
@@ -148,7 +148,7 @@ def flip_labels(y: Tensor, share: float, classes: int, seed: int) -> Tensor:
 
 
 def motifs(seed: int, *, n: int = 1200, length: int = 32, classes: int = 4) -> Split:
-    """Noisy sequences (N, length, 1) that hold one of `classes` short shapes at a random place; the class is the shape."""
+    """Noisy sequences (N, length, 1) with one of `classes` short shapes at a random place; the shape is the class."""
     g = generator(seed, 4)
     time = torch.linspace(0, 2 * math.pi, 10)
     shapes = torch.stack([torch.sin((k // 2 + 1) * time + math.pi * (k % 2)) for k in range(classes)])
@@ -161,7 +161,7 @@ def motifs(seed: int, *, n: int = 1200, length: int = 32, classes: int = 4) -> S
 
 @dataclass(frozen=True)
 class Text:
-    """A text of made-up words as character ids, cut in windows (N, length + 1). `floor` is its entropy, nats a character."""
+    """A text of made-up words as character ids, in windows (N, length + 1). `floor`: its entropy, nats a character."""
 
     train: Tensor
     test: Tensor

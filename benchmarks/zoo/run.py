@@ -34,7 +34,7 @@ class Result:
 
 
 class Recorder(Callback):
-    """Keeps the loss of each optimizer step: the mean over its micro-batches, undoing Lightning's division by their number."""
+    """Keeps the loss of each optimizer step: the mean over its micro-batches, not divided as Lightning divides it."""
 
     def __init__(self) -> None:
         self.loss: list[float | None] = []

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
-from lightning_stall.measure.updates import WeightSample
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
 from lightning_stall.sinks import clean_tag
@@ -65,7 +64,6 @@ class GradientHealth(StallCallback):
         self.layers: list[Layer] = []
         self.last: StepReading | None = None
         self.ratio = math.nan
-        self._sample: WeightSample | None = None
         self._control = StepControl()
         self._buffers: BufferSnapshot | None = None
 
@@ -87,17 +85,6 @@ class GradientHealth(StallCallback):
         reading = self.hub.readings.gradients(optimizer)
         if self._buffers is not None:
             self._leave_out(optimizer, reading.total)
-        if self.hub.checking and reading.params:
-            self._sample = WeightSample(reading.params)
-            self._sample.take()
-
-    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._sample is not None:
-            ratios = self._sample.ratios()
-            finite = ratios[torch.isfinite(ratios) & (ratios > 0)]
-            self.ratio = float(finite.median()) if finite.numel() else 0.0
-            self._sample = None
-
     def observe(self, reading: StepReading) -> None:
         finite = self._observe_finite(reading)
         if not finite:
@@ -117,6 +104,8 @@ class GradientHealth(StallCallback):
     def check(self) -> None:
         if self.last is None:
             return
+        moved = [r for r in self.hub.readings.update_ratios().values() if 0 < r < math.inf]
+        self.ratio = median(moved) if moved else 0.0
         self.layers = layers(self.last.names, self.last.norms, self._matrices())
         self._look_for_vanishing(self.last)
 

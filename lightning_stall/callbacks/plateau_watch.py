@@ -85,6 +85,7 @@ class PlateauWatch(StallCallback):
         self.seen_at = 0  # step of the last look at the monitored value
         self.fresh = False  # the monitored metric may have a new value
         self.changed_at = 0  # step of the last reduction; 0 when none awaits its verdict
+        self.was_flat = False  # the last reduction was for a plateau
         self.level_before = math.nan
         self.rests_until = 0
         self.value = math.nan
@@ -151,7 +152,7 @@ class PlateauWatch(StallCallback):
         return {"training loss": ["stall/loss/.*"], "learning rate": ["stall/rate/effective$"]}
 
     def state(self) -> dict[str, Any]:
-        kept = ("scale", "seen_at", "changed_at", "level_before", "rests_until", "value", "undone")
+        kept = ("scale", "seen_at", "changed_at", "was_flat", "level_before", "rests_until", "value", "undone")
         return {**{name: getattr(self, name) for name in kept}, "plateau": self.plateau.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -259,6 +260,7 @@ class PlateauWatch(StallCallback):
         swift = reason != "loss-plateau"
         self.rests_until = hub.step + (self.cooldown or (SHORT_COOLDOWN if swift else 50))
         self.changed_at = hub.step
+        self.was_flat = not swift
         self.level_before = self._level()
         old, self.scale = self.scale, scale
         self._apply()
@@ -277,8 +279,10 @@ class PlateauWatch(StallCallback):
             return
         after, before = self._level(), self.level_before
         changed_at, self.changed_at = self.changed_at, 0
-        noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(MEASURE)
-        better = after > before if self.mode == "max" and self.monitor else after < before + noise
+        noise = 0.0 if self.monitor else hub.outcome.evidence.get("noise", 0.0) / math.sqrt(MEASURE)
+        gained = after - before if self.mode == "max" else before - after
+        # a loss that rose or swung only has to stop; a flat one has to fall, beyond what two noisy means differ by
+        better = gained > (2 * noise if self.was_flat else -2 * noise)
         if better or not math.isfinite(after):
             return
         old, self.scale = self.scale, min(1.0, self.scale / self.factor)

@@ -190,3 +190,14 @@ def column_names(loader: Any, width: int) -> list[str]:
                 return [str(n) for n in names]
         dataset = getattr(dataset, "dataset", None)
     return [f"column {i}" for i in range(width)]
+
+
+def validation_loss(metrics: Mapping[str, Any]) -> float | None:
+    """The loss of the last validation among what was logged, by its name; None where none looks like one. Waits."""
+    for name, value in metrics.items():
+        low = name.lower()
+        if ("val" in low or "valid" in low) and any(
+            word in low for word in ("loss", "mse", "mae", "nll", "error", "elbo")
+        ):
+            return float(value)
+    return None

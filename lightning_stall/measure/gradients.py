@@ -1,4 +1,8 @@
-"""Gradients measured on the device: tensors in, tensors out, no wait for the host."""
+"""Gradients measured on the device: tensors in, tensors out, no wait for the host.
+
+One formula serves every strategy. A rank adds the squares of what it holds, each divided by the number of ranks that
+hold the same, and the sums are added over all ranks: the norm of the whole gradient, the same on every rank.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,128 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
+from torch.nn import Module
+
+# bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
+_SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
+CHUNK = 65536  # elements that the CPU adds up in one float32 sum; ten million in one would be off by 4e-4
 
 
-def dense_values(grad: Tensor) -> Tensor:
-    """The stored values of a gradient as a real dense tensor: a sparse one's coalesced values, a complex one as pairs."""
+def gradient_norms(
+    grads: Sequence[Tensor | None], device: torch.device | None = None, copies: float | None = None
+) -> Tensor:
+    """2-norm of each gradient, in float32. A collective where gradients lie in parts on several ranks.
+
+    Args:
+        grads: one gradient a parameter, of any shape, type, layout and device; None reads as 0.
+        device: where the answer lies; by default the first gradient's device.
+        copies: for plain tensors that are a rank's own part of a gradient (FSDP1), the number of ranks that hold the
+            same part; None where each rank holds them whole. A DTensor knows by itself.
+
+    Returns:
+        Tensor of shape (len(grads),), float32. A non-finite gradient gives a non-finite norm.
+    """
+    present = [g for g in grads if g is not None]
+    norms = _packed(present, device)
+    if len(present) < len(grads):
+        where = tuple(i for i, g in enumerate(grads) if g is not None)
+        full = torch.zeros(len(grads), device=norms.device)
+        norms = full.index_copy_(0, _index(where, norms.device), norms) if where else full
+    if copies is not None or _any_dtensor(present):
+        norms = _over_ranks(norms, [_copies(g, copies) for g in grads])
+    return norms
+
+
+def total_norm(norms: Tensor) -> Tensor:
+    """2-norm over all parameters, from the norms of each: shape (P,) to shape (), float32."""
+    return torch.linalg.vector_norm(norms)
+
+
+def stored(grad: Tensor) -> Tensor:
+    """What this rank stores of a gradient, to be changed in place: a sparse one's values, a DTensor's own part."""
+    if is_dtensor(grad):
+        grad = grad.to_local()  # type: ignore[attr-defined]
+    if grad.layout is torch.strided:
+        return grad
+    return grad._values() if grad.layout is torch.sparse_coo else grad.values()
+
+
+def is_dtensor(grad: Tensor | None) -> bool:
+    """Whether this is a tensor spread over a mesh of ranks (FSDP2, tensor parallel)."""
+    return grad is not None and type(grad) is not Tensor and hasattr(grad, "placements")
+
+
+def shard_copies(model: Module) -> float | None:
+    """How many ranks hold the same part of an FSDP1 model; None where it is not one, or every rank holds it whole."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    for module in model.modules():
+        if isinstance(module, FullyShardedDataParallel):
+            if module.sharding_strategy is ShardingStrategy.NO_SHARD:
+                return None
+            group = module.process_group
+            return dist.get_world_size() / (group.size() if group is not None else 1)
+    return None
+
+
+# ---------------------------------------------------------------------- one rank
+
+
+def _packed(grads: list[Tensor], device: torch.device | None) -> Tensor:
+    """Norms of what this rank holds, as one vector."""
+    if not grads:
+        return torch.zeros(0, device=device)
+    first, dtype = grads[0], grads[0].dtype
+    if type(first) is Tensor and dtype in _SUMMED_IN_FLOAT32 and all(g.dtype is dtype for g in grads):
+        try:
+            norms = torch.stack(list(_norms(grads)))
+            return norms if device is None else norms.to(device, non_blocking=True)
+        except (RuntimeError, TypeError):  # a sparse one, a DTensor or another device among them
+            pass
+    values = [_dense(g) for g in grads]
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, v in enumerate(values):
+        groups.setdefault((v.device, v.dtype), []).append(i)
+    found = list(values)
+    for members in groups.values():
+        for i, n in zip(members, _norms([values[i] for i in members]), strict=True):
+            found[i] = n
+    home = device or values[0].device
+    return torch.stack([n.to(home, non_blocking=True) for n in found])
+
+
+def _dense(grad: Tensor) -> Tensor:
+    """A gradient's values on this rank as a real dense tensor: a sparse one coalesced, a complex one as pairs."""
+    if is_dtensor(grad):
+        placements = grad.placements  # type: ignore[attr-defined]
+        if any(p.is_partial() for p in placements):  # ranks hold summands, and a norm is not a sum
+            from torch.distributed.tensor import Replicate
+
+            grad = grad.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])  # type: ignore[attr-defined]
+        grad = grad.to_local()  # type: ignore[attr-defined]
     if grad.layout is not torch.strided:
         grad = grad.coalesce().values() if grad.layout is torch.sparse_coo else grad.values()
     return torch.view_as_real(grad) if grad.is_complex() else grad
 
 
-def gradient_norms(grads: Sequence[Tensor | None], device: torch.device | None = None) -> Tensor:
-    """2-norm of each gradient, in float32.
-
-    Args:
-        grads: one gradient a parameter, of any shape, type, layout and device; None reads as 0.
-        device: where the answer lies; by default the first gradient's device.
-
-    Returns:
-        Tensor of shape (len(grads),), float32. A non-finite gradient gives a non-finite norm.
-    """
-    present = [i for i, g in enumerate(grads) if g is not None]
-    if not present:
-        return torch.zeros(len(grads), device=device)
-    values = [dense_values(g) for g in (grads[i] for i in present) if g is not None]
-    home = device or values[0].device
-    # bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
-    norms = _foreach_norm(values)
-    packed = torch.stack([n if n.device == home else n.to(home, non_blocking=True) for n in norms])
-    if len(present) == len(grads):
-        return packed
-    full = torch.zeros(len(grads), device=home)
-    return full.index_copy_(0, _index(tuple(present), home), packed)
+def _norms(values: list[Tensor]) -> Sequence[Tensor]:
+    """Norms of real dense tensors of one type, in float32."""
+    dtype = values[0].dtype
+    if values[0].device.type == "cpu" and any(v.numel() > CHUNK for v in values):
+        return [_by_chunks(v) if v.numel() > CHUNK else _norms([v])[0] for v in values]
+    if dtype is torch.float32:
+        return torch._foreach_norm(values)
+    if dtype is torch.float64:
+        return [n.float() for n in torch._foreach_norm(values)]
+    return torch._foreach_norm(values, 2, dtype=torch.float32)
 
 
-def total_norm(norms: Tensor) -> Tensor:
-    """2-norm over all parameters, from the norms of each: shape (P,) to shape ()."""
-    return torch.linalg.vector_norm(norms)
+def _by_chunks(value: Tensor) -> Tensor:
+    """The norm of the norms of its parts: a long float32 sum on the CPU loses digits."""
+    return torch.linalg.vector_norm(torch.stack(list(_norms(list(value.flatten().split(CHUNK))))))
 
 
 _INDEX: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
@@ -57,24 +147,35 @@ def _index(present: tuple[int, ...], home: torch.device) -> Tensor:
     return _INDEX[key]
 
 
-def _foreach_norm(values: list[Tensor]) -> list[Tensor]:
-    """`torch._foreach_norm`, grouped by device and type, since one call takes one of each."""
-    first = values[0]
-    if all(v.device == first.device and v.dtype == first.dtype for v in values):
-        return _norms_of_a_kind(values)
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, v in enumerate(values):
-        groups.setdefault((v.device, v.dtype), []).append(i)
-    norms: list[Tensor] = [first] * len(values)
-    for members in groups.values():
-        for i, n in zip(members, _norms_of_a_kind([values[i] for i in members]), strict=True):
-            norms[i] = n
-    return norms
+# ---------------------------------------------------------------------- all ranks
 
 
-def _norms_of_a_kind(values: list[Tensor]) -> list[Tensor]:
-    if values[0].dtype == torch.float32:
-        return list(torch._foreach_norm(values))
-    if values[0].dtype == torch.float64:
-        return [n.float() for n in torch._foreach_norm(values)]
-    return list(torch._foreach_norm(values, 2, dtype=torch.float32))
+def _any_dtensor(grads: list[Tensor]) -> bool:
+    """Whether any is a DTensor. Ranks agree: a strategy that makes them makes them everywhere."""
+    return any(type(g) is not Tensor and is_dtensor(g) for g in grads)
+
+
+def _copies(grad: Tensor | None, plain: float | None) -> float:
+    """How many ranks hold the same values as this one."""
+    if not is_dtensor(grad):
+        return dist.get_world_size() if plain is None else plain
+    mesh, parts = grad.device_mesh, 1  # type: ignore[union-attr]
+    for size, placement in zip(mesh.shape, grad.placements, strict=True):  # type: ignore[union-attr]
+        if not (placement.is_replicate() or placement.is_partial()):  # a partial one was completed before
+            parts *= size
+    return dist.get_world_size() / parts
+
+
+_WEIGHTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+
+
+def _over_ranks(norms: Tensor, copies: list[float]) -> Tensor:
+    """Norms of whole gradients from those of each rank's parts: one all-reduce of as many numbers as parameters."""
+    key = (tuple(copies), norms.device)
+    if key not in _WEIGHTS:
+        if len(_WEIGHTS) > 64:
+            _WEIGHTS.clear()
+        _WEIGHTS[key] = torch.tensor([1 / c for c in copies], dtype=torch.float64).to(norms.device)
+    squares = norms.double().square_().mul_(_WEIGHTS[key])
+    dist.all_reduce(squares)
+    return squares.sqrt_().float()

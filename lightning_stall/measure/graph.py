@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 Node = Any  # torch.autograd.graph.Node, whose saved fields differ by kind
 
@@ -42,3 +43,13 @@ def forward_order(loss: Tensor) -> dict[int, int]:
             key = id(child.variable)
             order[key] = min(order.get(key, number), number)
     return order if len(set(order.values())) > 1 else {}
+
+
+def leaves(loss: Tensor) -> list[Parameter]:
+    """The parameters that the loss depends on through the graph, each once, in no order."""
+    found: dict[int, Parameter] = {}
+    for node in nodes(loss.grad_fn):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Parameter):
+            found[id(variable)] = variable
+    return list(found.values())

@@ -30,15 +30,14 @@ KINDS = {
 }
 REGRESSION = frozenset({"mse", "l1", "smooth l1"})
 BY_HAND = frozenset({"square", "absolute"})  # of a difference, written by the user
+LAYERS = ("Addmm", "Mm", "Convolution", "Bmm")  # matrix products with a weight, or of two activations
 BUILT_IN = frozenset(KINDS.values())
 
-_SAME = {"ToCopy", "Alias", "Clone", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose"}
-_SAME |= {"Permute", "Reshape", "SqueezeDim", "Contiguous", "LiftFresh"}
-_PARTS = {"Select", "Slice", "Split", "SplitWithSizes", "Unbind", "Narrow", "Chunk", "Unfold"}
-_VIEWS = _SAME | _PARTS  # values pass through unchanged, some may be left out
+_VIEWS = {"ToCopy", "Alias", "Clone", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose"}
+_VIEWS |= {"Permute", "Select", "Slice", "Split", "SplitWithSizes", "Unbind", "Unfold"}  # values pass unchanged
 _MASKS = {"Index", "MaskedSelect", "MaskedFill", "Where", "Gather", "IndexSelect"}
 _MANY = {"Add", "Stack", "Cat"}
-_PASS = _SAME | _PARTS | {"Sqrt"}  # a root keeps the order of losses
+_PASS = _VIEWS | {"Sqrt"}  # a root keeps the order of losses
 
 
 def short(node: Node) -> str:
@@ -155,18 +154,11 @@ def _open(term: Term, wait: bool) -> list[Term] | None:
         return [_with(term, e, sign=-term.sign if e[0] is first or name == "Neg" else term.sign) for e in inner]
     if name == "Sub":
         first, second = node.next_functions[0], node.next_functions[1]
-        if _is_difference(term, node):
-            return None
         signed = ((first, term.sign), (second, -term.sign))
         return [_with(term, edge, sign=sign) for edge, sign in signed if edge[0] is not None]
     if name in ("Mul", "Div") and len(inner) == 1:
         return _scaled(term, node, name, inner[0], wait)
     return None
-
-
-def _is_difference(term: Term, node: Node) -> bool:
-    """A difference of whole tensors that no reduction stands above: nothing more to take apart."""
-    return False
 
 
 def _scaled(term: Term, node: Node, name: str, inner: Edge, wait: bool) -> list[Term] | None:
@@ -216,28 +208,23 @@ class Prediction:
         op: the operation ("Softmax", "Sigmoid", "Addmm" ...); views and casts are looked through.
         edge: its output.
         shape: of that output.
-        whole: False where only a part of it reached the loss.
         given: shape of what the loss received, before it was broadcast.
     """
 
     op: str
     edge: Edge
     shape: tuple[int, ...]
-    whole: bool
     given: tuple[int, ...]
 
 
-def producer(edge: Edge) -> tuple[Node, bool, Edge]:
-    """Looks down through views and casts: (node that computed the values, whether all of them pass, its edge)."""
-    whole = True
+def producer(edge: Edge) -> Edge:
+    """Looks down through views and casts, to what computed the values."""
     for _ in range(16):
-        name = short(edge[0])
         inner = children(edge[0])
-        if name not in _VIEWS or len(inner) != 1:
+        if short(edge[0]) not in _VIEWS or len(inner) != 1:
             break
-        whole = whole and name in _SAME
         edge = inner[0]
-    return edge[0], whole, edge
+    return edge
 
 
 def below_broadcast(edge: Edge) -> Edge:
@@ -255,8 +242,8 @@ def prediction(term: Term) -> Prediction | None:
     if edge is None:
         return None
     given = below_broadcast(edge)
-    node, whole, source = producer(given)
-    return Prediction(short(node), source, shape(source), whole, shape(given))
+    source = producer(given)
+    return Prediction(short(source[0]), source, shape(source), shape(given))
 
 
 def _argument(term: Term) -> Edge | None:

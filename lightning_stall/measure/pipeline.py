@@ -1,4 +1,4 @@
-"""What the operating system says about a process and its cores: plain numbers, None where it does not tell (Linux only)."""
+"""What the operating system says about a process and its cores: plain numbers, None where it does not tell."""
 
 from __future__ import annotations
 
@@ -65,6 +65,15 @@ def cpu_time(pid: int | None = None) -> CpuTime | None:
     return CpuTime(int(fields[0]) / 1e9, int(fields[1]) / 1e9) if len(fields) >= 2 else None
 
 
+def process_age(pid: int) -> float | None:
+    """Seconds since a process was started."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    uptime = _read(Path("/proc/uptime")).split()
+    if len(fields) < 20 or not uptime:
+        return None
+    return float(uptime[0]) - float(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def process_state(pid: int) -> str:
     """The state letter of a process with what it means, and what it waits in where the kernel says."""
     stat = _read(Path(f"/proc/{pid}/stat"))
@@ -77,13 +86,25 @@ def process_state(pid: int) -> str:
     return f"state {letter[0]} ({meaning.get(letter[0], 'other')}{inside})"
 
 
-def memory_left() -> float | None:
-    """Share of the machine's memory that is available, 0 to 1."""
-    found = dict(line.split(":", 1) for line in _read(Path("/proc/meminfo")).splitlines() if ":" in line)
-    try:
-        return float(found["MemAvailable"].split()[0]) / float(found["MemTotal"].split()[0])
-    except (KeyError, ValueError):
-        return None
+def memory_left() -> tuple[float, float] | None:
+    """Bytes of the machine's memory: available, and in all."""
+    found = _table(Path("/proc/meminfo"))
+    return (found["MemAvailable"], found["MemTotal"]) if {"MemAvailable", "MemTotal"} <= found.keys() else None
+
+
+def private_memory(pid: int) -> float:
+    """Bytes that process `pid` alone holds, and that would be free without it; 0 where unknown."""
+    return _table(Path(f"/proc/{pid}/smaps_rollup")).get("Pss_Anon", 0.0)
+
+
+def _table(path: Path) -> dict[str, float]:
+    """Lines of `name: number kB`, in bytes."""
+    out: dict[str, float] = {}
+    for line in _read(path).splitlines():
+        name, _, rest = line.partition(":")
+        if rest.strip().endswith("kB"):
+            out[name] = float(rest.split()[0]) * 1024
+    return out
 
 
 def _read(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""The way of a batch from the loader to the step: where its time goes, what to change, and what to do when it never ends."""
+"""The way of a batch from the loader to the step: where its time goes, what to change, and when it never ends."""

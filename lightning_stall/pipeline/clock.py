@@ -76,7 +76,7 @@ class StepClock:
         self.batches = 0  # batches fetched in this fit
         self.stepping = False  # inside the optimizer's window of a batch: from training_step on
         self.first_fetch = 0.0  # seconds, of this epoch's first batch
-        self.longest = 0.0  # seconds, the longest steady batch of this fit
+        self.longest = 0.0  # seconds, the longest batch of this fit, an epoch's first included
         self._window = Window()
         self._batch = dict.fromkeys(PHASES, 0.0)
         self._fetch = 0.0
@@ -100,12 +100,12 @@ class StepClock:
     def new_epoch(self) -> None:
         """The next fetch is an epoch's first: it starts workers and fills queues."""
         self.enter("epoch start")
-        self._close_batch()
+        self.close_batch()
         self._first = True
 
     def before_fetch(self) -> None:
         self._outer = self.enter("fetch")
-        self._close_batch()
+        self.close_batch()
         self._began, self._cpu_before = self.since, time.thread_time()
 
     def after_fetch(self) -> None:
@@ -117,7 +117,7 @@ class StepClock:
         if self._first:
             self.first_fetch = self._fetch
 
-    def _close_batch(self) -> None:
+    def close_batch(self) -> None:
         """The batch before this moment is complete; an epoch's first one is left out."""
         total = sum(self._batch.values())
         if self._fetch and not self._first:
@@ -127,9 +127,9 @@ class StepClock:
             window.fetches.append(self._fetch)
             window.fetch_cpu += self._fetch_cpu
             window.longest = max(window.longest, total)
-            self.longest = max(self.longest, total)
         if self._fetch:
             self._first = False
+            self.longest = max(self.longest, total, self.first_fetch)
         self._batch = dict.fromkeys(PHASES, 0.0)
         self._fetch = self._fetch_cpu = 0.0
 
@@ -166,14 +166,8 @@ class StepClock:
             undo()
         self._undo.clear()
 
-    def backward_starts(self) -> None:
-        self.enter("backward")
-
     def backward_ends(self) -> None:
         self.enter("forward" if self.stepping else "rest")
-
-    def optimizer_starts(self) -> None:
-        self.enter("optimizer")
 
     def optimizer_ends(self) -> None:
         if self.phase == "optimizer":

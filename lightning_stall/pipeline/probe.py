@@ -64,7 +64,7 @@ class Board:
         )
 
     def making(self) -> tuple[float, float] | None:
-        """Mean seconds a worker needs for a batch, and the share of them in which it computes; None before the first."""
+        """Mean seconds a worker needs for a batch, and the share of them it computes; None before the first."""
         seconds, cpu, count = (float(self.made[:, column].sum()) for column in (SECONDS, CPU, COUNT))
         return (seconds / count, cpu / max(seconds, 1e-9)) if count else None
 
@@ -90,6 +90,10 @@ class Board:
                 i, j = pairs[0]
                 found.append((name, i, j, min(sum(map(bool, rows[i])), sum(map(bool, rows[j]))) - 1))
         return found
+
+    def full(self) -> bool:
+        """Whether every worker has noted all the states it will note."""
+        return bool((self.made[:, COUNT] >= BATCHES).all())
 
     def stack_file(self, worker: int) -> Path:
         return Path(self.folder) / f"worker-{id(self)}-{worker}.txt"
@@ -169,6 +173,16 @@ def sample(board: Board, worker: int, codes: PartCodes, doing: threading.Event, 
             board.line[worker, : len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
+def _own_part(stack: str) -> str:
+    """A worker's stack down to where it began to work; further out stands the process it was forked from."""
+    lines: list[str] = []
+    for line in stack.strip().splitlines():
+        if line.endswith("in _worker_loop"):
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
 class LoaderWatch:
     """Puts a probe into the workers of every loader it watches, each time they start."""
 
@@ -219,7 +233,7 @@ class LoaderWatch:
             time.sleep(0.02)
             if path.exists() and path.stat().st_size > before:
                 time.sleep(0.02)  # a stack is written line by line
-                return path.read_text()[before:].strip()
+                return _own_part(path.read_text()[before:])
         return ""
 
     def release(self) -> None:

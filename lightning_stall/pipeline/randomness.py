@@ -8,6 +8,7 @@ import random
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def _is_generator(thing: Any) -> bool:
 
 
 def fingerprint(generator: Any) -> int:
-    """63 bits that stand for a generator's state; equal states give equal bits in every process. 0 where it has none."""
+    """63 bits that stand for a generator's state, the same in every process; 0 where the state cannot be read."""
     state = _state(generator)
     if state is None:
         return 0
@@ -96,4 +97,4 @@ def draws_alike(one: Sequence[int], other: Sequence[int]) -> bool:
 def _moves(states: Sequence[int]) -> list[int]:
     """The states after the start that differ from the one before."""
     known = [s for s in states if s]
-    return [b for a, b in zip(known, known[1:], strict=False) if a != b]
+    return [b for a, b in pairwise(known) if a != b]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,11 @@ EVERY = 0.005  # seconds between two looks
 LOOKS = 100  # enough for shares within a few percent
 
 _TRANSFORMS = ("transform", "transforms", "target_transform", "augment", "augmentation", "augmentations", "preprocess")
+_LOADER = (
+    os.path.join("_utils", "fetch.py"),
+    os.path.join("data", "dataloader.py"),
+    os.path.join("utilities", "combined_loader.py"),
+)
 _NOT_USERS = (
     "site-packages",
     "dist-packages",
@@ -68,12 +72,13 @@ class PartCodes:
 
 
 def frames_of(thread_id: int) -> list[FrameType]:
-    """The stack of a thread, innermost first; empty where it has ended."""
+    """The stack of a thread from its innermost call out to the loader's; empty where it has ended."""
     return list(_walk(sys._current_frames().get(thread_id)))
 
 
 def _walk(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
+    # further out stands the training, and in a forked worker the whole stack of the process it was forked from
+    while frame is not None and not frame.f_code.co_filename.endswith(_LOADER):
         yield frame
         frame = frame.f_back
 
@@ -136,8 +141,3 @@ class StackSampler(threading.Thread):
 
     def stop(self) -> None:
         self.ended.set()
-
-
-def wait_a_little() -> None:
-    """Between two readings of a counter whose growth is asked for."""
-    time.sleep(0.2)

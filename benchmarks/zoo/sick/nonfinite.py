@@ -6,11 +6,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.zoo.case import Training, sick
-from benchmarks.zoo.sick._data import Score, Split, accuracy, digits, friedman, messages, r2, waves
-from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, adam, mlp
+from benchmarks.zoo.sick._data import Split, accuracy, digits, friedman, messages, r2, waves
+from benchmarks.zoo.sick._modules import Classifier, Recurrent, mlp
 
 # --- the loss itself
 
@@ -83,7 +82,9 @@ def _spread(seed: int, spread: nn.Module) -> Training:
     return Training(MeanAndSpread(spread), split.train(32), r2(split), None, {"max_epochs": 25})
 
 
-@sick("friedman-gaussian-nll", "regression", "nonfinite-loss", "unstable-operation", twin=lambda s: _spread(s, Floored()))
+@sick(
+    "friedman-gaussian-nll", "regression", "nonfinite-loss", "unstable-operation", twin=lambda s: _spread(s, Floored())
+)
 def friedman_gaussian_nll(seed: int) -> Training:
     return _spread(seed, nn.ReLU())
 
@@ -162,7 +163,13 @@ def _roots(seed: int, guarded: bool) -> Training:
     return Training(RootModel(guarded), split.train(32), r2(split), None, {"max_epochs": 25})
 
 
-@sick("friedman-root-error", "regression", "nonfinite-gradients", "unstable-operation", twin=lambda seed: _roots(seed, True))
+@sick(
+    "friedman-root-error",
+    "regression",
+    "nonfinite-gradients",
+    "unstable-operation",
+    twin=lambda seed: _roots(seed, True),
+)
 def friedman_root_error(seed: int) -> Training:
     return _roots(seed, False)
 
@@ -215,7 +222,9 @@ def _reader(seed: int, empty: int) -> Training:
     split = messages()
     x = split.x.clone()
     x[torch.arange(empty) * 150 + 7] = 0  # messages of which nothing was left after cleaning
-    return Training(Classifier(Reader()), split.with_train(x, split.y).train(32), accuracy(split), None, {"max_epochs": 12})
+    return Training(
+        Classifier(Reader()), split.with_train(x, split.y).train(32), accuracy(split), None, {"max_epochs": 12}
+    )
 
 
 @sick("messages-attention-mask", "transformer", "unstable-operation", twin=lambda seed: _reader(seed, 0))
@@ -240,7 +249,9 @@ class Prototypes(LightningModule):
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 32))
+        self.embed = nn.Sequential(
+            nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 32)
+        )
         self.prototypes = nn.Parameter(torch.randn(10, 32))
         self.probabilities = OwnSoftmax(temperature)
 

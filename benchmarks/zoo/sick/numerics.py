@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.zoo.case import Training, sick
-from benchmarks.zoo.sick._data import accuracy, cancer, diabetes, digits, first_sign, friedman, r2, waves
+from benchmarks.zoo.sick._data import accuracy, cancer, digits, first_sign, friedman, r2, waves
 from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, adam, mlp, sgd, small_cnn
 
 # --- exploding
@@ -104,7 +104,9 @@ def _cancer_tanh(seed: int, std: float | None) -> Training:
                 nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
     split = cancer()
-    return Training(Classifier(net, sgd(0.05, momentum=0.9)), split.train(16), accuracy(split), None, {"max_epochs": 15})
+    return Training(
+        Classifier(net, sgd(0.05, momentum=0.9)), split.train(16), accuracy(split), None, {"max_epochs": 15}
+    )
 
 
 @sick("cancer-deep-tanh", "tabular", "vanishing-gradients", "bad-initialization", twin=lambda s: _cancer_tanh(s, None))
@@ -132,7 +134,13 @@ def _recall(seed: int, gated: bool) -> Training:
     torch.manual_seed(seed)
     net = Gated() if gated else Recurrent(nn.RNN(2, 32, batch_first=True), 2)
     split = first_sign()
-    return Training(Classifier(net, adam(3e-3)), split.train(32), accuracy(split), split.val(), {"max_epochs": 12, "gradient_clip_val": 1.0})
+    return Training(
+        Classifier(net, adam(3e-3)),
+        split.train(32),
+        accuracy(split),
+        split.val(),
+        {"max_epochs": 12, "gradient_clip_val": 1.0},
+    )
 
 
 @sick("recall-over-100-steps", "rnn", "vanishing-gradients", twin=lambda seed: _recall(seed, True))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.zoo.case import Training, sick
-from benchmarks.zoo.sick._data import accuracy, cancer, diabetes, digits, friedman, r2, reconstruction, waves, wine
+from benchmarks.zoo.sick._data import accuracy, cancer, diabetes, digits, r2, reconstruction, waves, wine
 from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, RowTransformer, adam, adamw, mlp, sgd
 
 # --- too high
@@ -108,7 +108,7 @@ def _heavy_ball(seed: int, lr: float) -> Training:
     note="symptom: loss-diverging",
 )
 def waves_heavy_momentum(seed: int) -> Training:
-    return _heavy_ball(seed, 0.03)
+    return _heavy_ball(seed, 0.1)
 
 
 # --- the loss swings
@@ -116,20 +116,20 @@ def waves_heavy_momentum(seed: int) -> Training:
 
 def _full_batch(seed: int, lr: float) -> Training:
     torch.manual_seed(seed)
-    split = friedman()
-    module = Regressor(mlp(10, 32, 1, act=nn.Tanh), sgd(lr))
-    return Training(module, split.train(900), r2(split), None, {"max_epochs": 300})
+    split = digits()
+    module = Classifier(mlp(64, 32, 10, act=nn.Tanh), sgd(lr))
+    return Training(module, split.train(len(split.x)), accuracy(split), None, {"max_epochs": 150})
 
 
 @sick(
-    "friedman-full-batch-swing",
-    "regression",
+    "digits-full-batch-swing",
+    "mlp",
     "learning-rate-too-high",
-    twin=lambda seed: _full_batch(seed, 0.2),
+    twin=lambda seed: _full_batch(seed, 0.5),
     note="symptom: loss-oscillating",
 )
-def friedman_full_batch(seed: int) -> Training:
-    return _full_batch(seed, 0.7)
+def digits_full_batch(seed: int) -> Training:
+    return _full_batch(seed, 6.0)
 
 
 def _gru(seed: int, lr: float) -> Training:
@@ -191,7 +191,7 @@ def _autoencoder(seed: int, lr: float) -> Training:
     note="symptom: loss-plateau, at a level set by the rate",
 )
 def digits_autoencoder_level(seed: int) -> Training:
-    return _autoencoder(seed, 0.05)
+    return _autoencoder(seed, 0.1)
 
 
 # --- too low

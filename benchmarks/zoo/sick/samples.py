@@ -8,7 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.zoo.case import Training, sick
-from benchmarks.zoo.sick._data import Split, accuracy, cancer, diabetes, digits, friedman, r2, reconstruction, waves, wine
+from benchmarks.zoo.sick._data import (
+    Split,
+    accuracy,
+    cancer,
+    diabetes,
+    digits,
+    r2,
+    reconstruction,
+    waves,
+    wine,
+)
 from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, adam, mlp, sgd, small_cnn
 
 # --- a few samples far outside
@@ -103,7 +113,9 @@ def _ratio_column(seed: int, guarded: bool) -> Training:
     area, spots = x[:, 3], (x[:, 7] > 1.5).float()
     # a derived column, area per spot, where most tumours have none
     x[:, 7] = area / (spots + 1.0 if guarded else spots)
-    return Training(Autoencoder(30, 8), split.with_train(x, split.y).train(32), reconstruction(split), None, {"max_epochs": 30})
+    return Training(
+        Autoencoder(30, 8), split.with_train(x, split.y).train(32), reconstruction(split), None, {"max_epochs": 30}
+    )
 
 
 @sick("cancer-ratio-column", "autoencoder", "nonfinite-inputs", twin=lambda seed: _ratio_column(seed, True))

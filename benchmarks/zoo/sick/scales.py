@@ -248,3 +248,41 @@ def plan_and_region(seed: int, one_hot: bool = False) -> Training:
         return ((predict(module, rows.x_test) > 0).float() == rows.y_test).float().mean().item()
 
     return Training(ChurnNet(rows.x.shape[1]), loader(rows.x, rows.y), score, trainer={"max_epochs": 12})
+
+
+class NextEvent(LightningModule):
+    """The next event of a log."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(columns, 32, batch_first=True)
+        self.head = nn.Linear(32, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+@sick("event-numbers", "lstm", "categorical-as-numeric", twin=lambda seed: event_numbers(seed, one_hot=True))
+def event_numbers(seed: int, one_hot: bool = False) -> Training:
+    """Forty kinds of event, numbered in no order; each calls for one other, most of the time."""
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    follows = torch.randperm(40, generator=random)
+    events = torch.randint(40, (1200, 9), generator=random)
+    for step in range(1, 9):
+        usual = torch.rand(1200, generator=random) < 0.9
+        events[:, step] = torch.where(usual, follows[events[:, step - 1]], events[:, step])
+    past = events[:, :-1]
+    x = F.one_hot(past, 40).float() if one_hot else past[..., None].float()
+    rows = split(x, events[:, -1], seed)
+    train = loader(rows.x, rows.y)
+    return Training(NextEvent(x.shape[-1]), train, accuracy(rows.x_test, y=rows.y_test), trainer={"max_epochs": 12})

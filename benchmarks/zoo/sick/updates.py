@@ -75,7 +75,9 @@ class Normed(Classifier):
 def _normed(seed: int, early: bool) -> Training:
     torch.manual_seed(seed)
     split = digits()
-    return Training(Normed(mlp(64, 64, 64, 10), early), split.train(32), accuracy(split), split.val(), {"max_epochs": 12})
+    return Training(
+        Normed(mlp(64, 64, 64, 10), early), split.train(32), accuracy(split), split.val(), {"max_epochs": 12}
+    )
 
 
 @sick(
@@ -173,7 +175,9 @@ class Detached(nn.Module):
 def _detached(seed: int, detach: bool) -> Training:
     torch.manual_seed(seed)
     split = messages()
-    return Training(Classifier(Detached(detach), adam(5e-3)), split.train(32), accuracy(split), None, {"max_epochs": 15})
+    return Training(
+        Classifier(Detached(detach), adam(5e-3)), split.train(32), accuracy(split), None, {"max_epochs": 15}
+    )
 
 
 @sick("messages-detached-words", "text", "parameters-not-optimized", twin=lambda seed: _detached(seed, False))
@@ -199,7 +203,9 @@ class Stack(nn.Module):
 def _stack(seed: int, registered: bool) -> Training:
     torch.manual_seed(seed)
     split = friedman()
-    return Training(Regressor(Stack(registered), adam(3e-3)), split.train(32), r2(split), split.val(), {"max_epochs": 20})
+    return Training(
+        Regressor(Stack(registered), adam(3e-3)), split.train(32), r2(split), split.val(), {"max_epochs": 20}
+    )
 
 
 @sick("friedman-layers-in-a-list", "regression", "parameters-not-optimized", twin=lambda seed: _stack(seed, True))
@@ -282,7 +288,9 @@ class Accumulating(Regressor):
 def _accumulating(seed: int, every: int | None) -> Training:
     torch.manual_seed(seed)
     split = friedman()
-    return Training(Accumulating(mlp(10, 64, 64, 1), every), split.train(32), r2(split), split.val(), {"max_epochs": 20})
+    return Training(
+        Accumulating(mlp(10, 64, 64, 1), every), split.train(32), r2(split), split.val(), {"max_epochs": 20}
+    )
 
 
 @sick("friedman-own-zero-grad", "regression", "gradients-not-cleared", twin=lambda seed: _accumulating(seed, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ Optimizers = Callable[[LightningModule], Any]
 def mlp(*sizes: int, act: type[nn.Module] = nn.ReLU, dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of the given sizes with `act` (and dropout) between them."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(a, b))
         if i < len(sizes) - 2:
             layers.append(act())

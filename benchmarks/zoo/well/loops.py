@@ -1,4 +1,4 @@
-"""Unusual but healthy ways to run the loop: short, accumulated, by hand, without length, two loaders, one batch, by reward."""
+"""Unusual but healthy loops: short, accumulated, by hand, without length, two loaders, one batch, by reward."""
 
 from __future__ import annotations
 
@@ -161,7 +161,11 @@ def overfit_one_batch(seed: int) -> Training:
 def validation_heavy(seed: int) -> Training:
     d = data.digits(seed)
     return Training(
-        Classifier(mlp(64, 96, 10), lr=3e-3), d.train(32), d.accuracy, d.val(16), {"max_epochs": 12, "val_check_interval": 0.1}
+        Classifier(mlp(64, 96, 10), lr=3e-3),
+        d.train(32),
+        d.accuracy,
+        d.val(16),
+        {"max_epochs": 12, "val_check_interval": 0.1},
     )
 
 

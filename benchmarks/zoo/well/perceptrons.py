@@ -16,7 +16,9 @@ def digits_unit_interval(seed: int) -> Training:
     return Training(Classifier(mlp(64, 128, 10), lr=3e-3), d.train(64), d.accuracy, d.val(), {"max_epochs": 30})
 
 
-@well("tiny-batches", "perceptron", "four samples a step: single losses swing by orders of magnitude; accuracy about 0.96")
+@well(
+    "tiny-batches", "perceptron", "four samples a step: single losses swing by orders of magnitude; accuracy about 0.96"
+)
 def tiny_batches(seed: int) -> Training:
     d = data.digits(seed)
     model = Classifier(mlp(64, 64, 10), optimizers=lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
@@ -29,7 +31,11 @@ def zero_loss_for_long(seed: int) -> Training:
     return Training(Classifier(mlp(64, 128, 64, 10), lr=2e-3), d.train(64), d.accuracy, d.val(), {"max_epochs": 70})
 
 
-@well("label-noise-floor", "perceptron", "40 % of the training labels drawn anew: loss stays near 1.2; clean accuracy 0.95")
+@well(
+    "label-noise-floor",
+    "perceptron",
+    "40 % of the training labels drawn anew: loss stays near 1.2; clean accuracy 0.95",
+)
 def label_noise_floor(seed: int) -> Training:
     d = data.blobs(seed, classes=5, spread=4.0, n=6000)
     d = data.Split(d.x, data.flip_labels(d.y, 0.4, 5, seed), d.x_test, d.y_test)
@@ -73,10 +79,14 @@ def deep_relu(seed: int) -> Training:
 @well("tanh-moons", "perceptron", "small tanh net whose units end near their limits; accuracy about 0.99")
 def tanh_moons(seed: int) -> Training:
     d = data.moons(seed)
-    return Training(Classifier(mlp(2, 16, 16, 2, act=nn.Tanh), lr=1e-2), d.train(50), d.accuracy, d.val(), {"max_epochs": 30})
+    return Training(
+        Classifier(mlp(2, 16, 16, 2, act=nn.Tanh), lr=1e-2), d.train(50), d.accuracy, d.val(), {"max_epochs": 30}
+    )
 
 
-@well("momentum-overshoot", "perceptron", "SGD with momentum 0.9 swings in its first steps, then settles; accuracy 0.97")
+@well(
+    "momentum-overshoot", "perceptron", "SGD with momentum 0.9 swings in its first steps, then settles; accuracy 0.97"
+)
 def momentum_overshoot(seed: int) -> Training:
     d = data.digits(seed)
     model = Classifier(
@@ -93,14 +103,28 @@ def layernorm_mlp(seed: int) -> Training:
     return Training(model, d.train(64), d.accuracy, d.val(), {"max_epochs": 20, "precision": "bf16-mixed"})
 
 
-@well("batchnorm-mlp", "perceptron", "BatchNorm on 32 samples a batch, the incomplete last batch dropped; accuracy 0.97")
+@well(
+    "batchnorm-mlp", "perceptron", "BatchNorm on 32 samples a batch, the incomplete last batch dropped; accuracy 0.97"
+)
 def batchnorm_mlp(seed: int) -> Training:
     d = data.digits(seed)
-    net = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+    net = nn.Sequential(
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
     return Training(Classifier(net), d.train(32, drop_last=True), d.accuracy, d.val(), {"max_epochs": 15})
 
 
-@well("sorted-by-difficulty", "perceptron", "the easiest samples first, the hardest last, every epoch; accuracy about 0.96")
+@well(
+    "sorted-by-difficulty",
+    "perceptron",
+    "the easiest samples first, the hardest last, every epoch; accuracy about 0.96",
+)
 def sorted_by_difficulty(seed: int) -> Training:
     d = data.digits(seed)
     centres = torch.stack([d.x[d.y == k].mean(0) for k in range(10)])
@@ -108,4 +132,6 @@ def sorted_by_difficulty(seed: int) -> Training:
     # within a stretch of like difficulty the order is random, so each batch still holds every class
     order = (distance + 0.3 * distance.std() * torch.randn(len(distance), generator=data.generator(seed, 9))).argsort()
     d = data.Split(d.x[order], d.y[order], d.x_test, d.y_test)
-    return Training(Classifier(mlp(64, 96, 10), lr=2e-3), d.train(32, shuffle=False), d.accuracy, d.val(), {"max_epochs": 20})
+    return Training(
+        Classifier(mlp(64, 96, 10), lr=2e-3), d.train(32, shuffle=False), d.accuracy, d.val(), {"max_epochs": 20}
+    )

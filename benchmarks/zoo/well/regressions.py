@@ -45,7 +45,9 @@ def huber_heavy_tails(seed: int) -> Training:
     g = data.generator(seed, 11)
     tails = torch.where(torch.rand(d.y.shape, generator=g) < 0.05, 6.0, 0.1) * torch.randn(d.y.shape, generator=g)
     d = data.Split(d.x, d.y + tails, d.x_test, d.y_test)
-    return Training(Regressor(mlp(8, 48, 1), lr=3e-3, loss=nn.HuberLoss()), d.train(32), d.r2, d.val(), {"max_epochs": 14})
+    return Training(
+        Regressor(mlp(8, 48, 1), lr=3e-3, loss=nn.HuberLoss()), d.train(32), d.r2, d.val(), {"max_epochs": 14}
+    )
 
 
 class GaussianRegressor(LightningModule):
@@ -115,7 +117,9 @@ class PendulumNet(LightningModule):
         return [adam], [torch.optim.lr_scheduler.ExponentialLR(adam, gamma=0.98)]
 
 
-@well("pinn-oscillator", "regression", "residual of a differential equation, second derivatives in the loss; R2 about 1")
+@well(
+    "pinn-oscillator", "regression", "residual of a differential equation, second derivatives in the loss; R2 about 1"
+)
 def pinn_oscillator(seed: int) -> Training:
     t = 2 * torch.rand(384, 1, generator=data.generator(seed, 13))
     grid = torch.linspace(0, 2, 200)[:, None]
@@ -135,10 +139,16 @@ def lbfgs(seed: int) -> Training:
     def optimizers(m: LightningModule) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(m.parameters(), lr=1.0, max_iter=10, line_search_fn="strong_wolfe")
 
-    return Training(Regressor(mlp(4, 16, 1, act=nn.Tanh), optimizers=optimizers), d.train(2000), d.r2, None, {"max_epochs": 40})
+    return Training(
+        Regressor(mlp(4, 16, 1, act=nn.Tanh), optimizers=optimizers), d.train(2000), d.r2, None, {"max_epochs": 40}
+    )
 
 
-@well("log-price", "regression", "targets around 12: the first loss is 150 times the variance, then falls fast; R2 about 0.9")
+@well(
+    "log-price",
+    "regression",
+    "targets around 12: the first loss is 150 times the variance, then falls fast; R2 about 0.9",
+)
 def log_price(seed: int) -> Training:
     d = data.regression(seed, r2=0.95).map_targets(lambda y: 12 + 0.6 * y)
     return Training(Regressor(mlp(8, 64, 1), lr=1e-2), d.train(32), d.r2, d.val(), {"max_epochs": 22})
@@ -233,7 +243,9 @@ class OrdinalRegressor(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-@well("ordinal-levels", "regression", "five ordered levels from a noisy scale; minus the mean error in levels, about -0.5")
+@well(
+    "ordinal-levels", "regression", "five ordered levels from a noisy scale; minus the mean error in levels, about -0.5"
+)
 def ordinal_levels(seed: int) -> Training:
     d = data.regression(seed, r2=0.7, n=4000)
     edges = torch.tensor([-1.0, -0.3, 0.3, 1.0]) * math.sqrt(1.2)

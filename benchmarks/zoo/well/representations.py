@@ -61,10 +61,16 @@ class TripletNet(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-@well("triplet", "representation", "the loss is exactly 0 on most later batches, and so are the gradients; neighbours 0.97")
+@well(
+    "triplet",
+    "representation",
+    "the loss is exactly 0 on most later batches, and so are the gradients; neighbours 0.97",
+)
 def triplet(seed: int) -> Training:
     d = data.digits(seed)
-    return Training(TripletNet(), DataLoader(Triplets(d.x, d.y), 16, shuffle=True), _neighbours(d), None, {"max_epochs": 15})
+    return Training(
+        TripletNet(), DataLoader(Triplets(d.x, d.y), 16, shuffle=True), _neighbours(d), None, {"max_epochs": 15}
+    )
 
 
 class SimCLR(LightningModule):
@@ -72,7 +78,14 @@ class SimCLR(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(384, 48))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 24, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(24, 24, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(384, 48),
+        )
         self.project = mlp(48, 48, 24)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +111,11 @@ class SimCLR(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-@well("info-nce", "representation", "contrastive loss over a batch, flat above 1 nat for most of the run; neighbours about 0.97")
+@well(
+    "info-nce",
+    "representation",
+    "contrastive loss over a batch, flat above 1 nat for most of the run; neighbours about 0.97",
+)
 def info_nce(seed: int) -> Training:
     d = data.digits(seed).to_images()
     loader = DataLoader(TensorDataset(d.x), 64, shuffle=True, drop_last=True)
@@ -135,7 +152,11 @@ class BYOL(LightningModule):
         return torch.optim.AdamW([*self.online.parameters(), *self.predictor.parameters()], lr=2e-3)
 
 
-@well("byol-negative", "representation", "minus a cosine, at -0.95 within a few epochs and flat there; neighbours about 0.96")
+@well(
+    "byol-negative",
+    "representation",
+    "minus a cosine, at -0.95 within a few epochs and flat there; neighbours about 0.96",
+)
 def byol_negative(seed: int) -> Training:
     d = data.digits(seed)
     loader = DataLoader(TensorDataset(d.x), 64, shuffle=True, drop_last=True)
@@ -202,7 +223,11 @@ class SkipGram(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-@well("skip-gram", "representation", "negative sampling: from 6 ln 2 to a high floor; neighbours share their topic, about 1.0")
+@well(
+    "skip-gram",
+    "representation",
+    "negative sampling: from 6 ln 2 to a high floor; neighbours share their topic, about 1.0",
+)
 def skip_gram(seed: int) -> Training:
     g = data.generator(seed, 62)
     topics, each = 10, 20

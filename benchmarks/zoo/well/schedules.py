@@ -1,4 +1,4 @@
-"""Healthy runs whose loss moves with the learning rate: steps, warm-up, cosine, restarts, one cycle, reduce on plateau."""
+"""Healthy runs whose loss moves with the learning rate: steps, warm-up, cosine, restarts, one cycle, plateaus."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def warmup_from_zero(seed: int) -> Training:
         adam = AdamW(m.parameters(), lr=2e-3)
         return _each_step(adam, schedulers.LambdaLR(adam, lambda step: min(1.0, step / 400)))
 
-    return Training(Classifier(mlp(64, 128, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 45})
+    return Training(
+        Classifier(mlp(64, 128, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 45}
+    )
 
 
 @well("cosine-to-zero", "schedule", "the rate ends at zero, and the last epochs change nothing; accuracy about 0.97")
@@ -49,7 +51,9 @@ def cosine_to_zero(seed: int) -> Training:
         adam = Adam(m.parameters(), lr=3e-3)
         return _each_step(adam, schedulers.CosineAnnealingLR(adam, T_max=int(m.trainer.estimated_stepping_batches)))
 
-    return Training(Classifier(mlp(64, 128, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 35})
+    return Training(
+        Classifier(mlp(64, 128, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 35}
+    )
 
 
 @well("warm-restarts", "schedule", "the rate leaps up every 10 epochs and the loss with it; R2 about 0.9")
@@ -69,9 +73,13 @@ def one_cycle(seed: int) -> Training:
 
     def optimizers(m: LightningModule) -> Any:
         sgd = SGD(m.parameters(), lr=0.01, momentum=0.9)
-        return _each_step(sgd, schedulers.OneCycleLR(sgd, max_lr=0.5, total_steps=int(m.trainer.estimated_stepping_batches)))
+        return _each_step(
+            sgd, schedulers.OneCycleLR(sgd, max_lr=0.5, total_steps=int(m.trainer.estimated_stepping_batches))
+        )
 
-    return Training(Classifier(mlp(64, 96, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 30})
+    return Training(
+        Classifier(mlp(64, 96, 10), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 30}
+    )
 
 
 @well("reduce-on-plateau", "schedule", "the user's own ReduceLROnPlateau answers each plateau; R2 about 0.8")

@@ -80,7 +80,9 @@ class CharTransformer(LightningModule):
         self.save_hyperparameters()
         self.tok = nn.Embedding(symbols, dim)
         self.pos = nn.Embedding(length, dim)
-        layer = nn.TransformerEncoderLayer(dim, 4, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, 4, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, symbols, bias=False)
@@ -108,7 +110,7 @@ class CharTransformer(LightningModule):
 
 
 def _text_score(text: data.Text) -> Any:
-    """Entropy of the text over the loss on text not seen: 1 is the best there is (a little less, as windows start blind)."""
+    """Entropy of the text over the loss on text not seen; a little less than 1 at best, as windows start blind."""
 
     def score(m: LightningModule) -> float:
         logits = data.predict(m, text.test[:, :-1])
@@ -121,7 +123,9 @@ def _text_score(text: data.Text) -> Any:
 def char_transformer(seed: int) -> Training:
     text = data.characters(seed, n=1600)
     loader = DataLoader(TensorDataset(text.train), 32, shuffle=True, drop_last=True)
-    return Training(CharTransformer(text.symbols), loader, _text_score(text), None, {"max_epochs": 8, "gradient_clip_val": 1.0})
+    return Training(
+        CharTransformer(text.symbols), loader, _text_score(text), None, {"max_epochs": 8, "gradient_clip_val": 1.0}
+    )
 
 
 class TiedGRU(LightningModule):
@@ -180,7 +184,11 @@ def _pad(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return pad_sequence(list(ids), batch_first=True), pad_sequence(list(tags), batch_first=True, padding_value=-100)
 
 
-@well("summed-over-lengths", "sequence", "loss summed over 4 to 40 steps a sequence: it swings tenfold by length; accuracy 0.98")
+@well(
+    "summed-over-lengths",
+    "sequence",
+    "loss summed over 4 to 40 steps a sequence: it swings tenfold by length; accuracy 0.98",
+)
 def summed_over_lengths(seed: int) -> Training:
     g = data.generator(seed, 52)
 

@@ -88,7 +88,11 @@ def iris_small(seed: int) -> Training:
     return Training(Classifier(mlp(4, 16, 3), lr=1e-2), d.train(16), d.accuracy, d.val(), {"max_epochs": 50})
 
 
-@well("nine-to-one", "table", "nine of ten samples are of one class, yet both are told apart; balanced accuracy about 0.97")
+@well(
+    "nine-to-one",
+    "table",
+    "nine of ten samples are of one class, yet both are told apart; balanced accuracy about 0.97",
+)
 def nine_to_one(seed: int) -> Training:
     d = data.blobs(seed, classes=2, spread=3.0, n=4000, shares=torch.tensor([0.9, 0.1]))
 

@@ -1,4 +1,4 @@
-"""Training a part: frozen backbones, adapters, teachers, fine-tuning of what is already good. `build` does the pretraining."""
+"""Training a part: frozen backbones, adapters, teachers, fine-tuning of what is good. `build` does the pretraining."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ class FrozenBackbone(LightningModule):
 @well("frozen-backbone", "transfer", "a frozen backbone in evaluation mode, only the head learns; accuracy about 0.97")
 def frozen_backbone(seed: int) -> Training:
     first, second = _halves(data.digits(seed).to_images())
-    return Training(FrozenBackbone(_pretrained_backbone(first)), second.train(32), second.accuracy, None, {"max_epochs": 25})
+    return Training(
+        FrozenBackbone(_pretrained_backbone(first)), second.train(32), second.accuracy, None, {"max_epochs": 25}
+    )
 
 
 class Unfreezing(Classifier):
@@ -105,12 +107,20 @@ class Unfreezing(Classifier):
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.lr)
 
 
-@well("backbone-unfrozen-later", "transfer", "Lightning's BackboneFinetuning adds the backbone at epoch 6; accuracy about 0.98")
+@well(
+    "backbone-unfrozen-later",
+    "transfer",
+    "Lightning's BackboneFinetuning adds the backbone at epoch 6; accuracy about 0.98",
+)
 def backbone_unfrozen_later(seed: int) -> Training:
     first, second = _halves(data.digits(seed).to_images())
     trainer = {"max_epochs": 16, "callbacks": [BackboneFinetuning(6, lambda epoch: 1.2, backbone_initial_ratio_lr=0.1)]}
     return Training(
-        Unfreezing(_pretrained_backbone(first)), second.train(32, drop_last=True), second.accuracy, second.val(), trainer
+        Unfreezing(_pretrained_backbone(first)),
+        second.train(32, drop_last=True),
+        second.accuracy,
+        second.val(),
+        trainer,
     )
 
 
@@ -140,7 +150,11 @@ def lora(seed: int) -> Training:
     return Training(model, second.train(32), second.accuracy, second.val(), {"max_epochs": 35})
 
 
-@well("finetune-converged", "transfer", "the net is already good, so the loss is low and flat from the first step; accuracy 0.97")
+@well(
+    "finetune-converged",
+    "transfer",
+    "the net is already good, so the loss is low and flat from the first step; accuracy 0.97",
+)
 def finetune_converged(seed: int) -> Training:
     d = data.digits(seed)
     net = mlp(64, 128, 10)
@@ -148,7 +162,11 @@ def finetune_converged(seed: int) -> Training:
     return Training(Classifier(net, lr=1e-4), d.train(64), d.accuracy, d.val(), {"max_epochs": 15})
 
 
-@well("finetune-noise-floor", "transfer", "a converged regression trained on: the loss is its noise from the first step; R2 0.6")
+@well(
+    "finetune-noise-floor",
+    "transfer",
+    "a converged regression trained on: the loss is its noise from the first step; R2 0.6",
+)
 def finetune_noise_floor(seed: int) -> Training:
     d = data.regression(seed, r2=0.65, n=6000)
     net = mlp(8, 32, 1)

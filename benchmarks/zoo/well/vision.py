@@ -32,7 +32,9 @@ def small_cnn() -> nn.Sequential:
 @well("cnn-batchnorm", "vision", "two convolutions with BatchNorm; accuracy about 0.98")
 def cnn_batchnorm(seed: int) -> Training:
     d = data.digits(seed).to_images()
-    return Training(Classifier(small_cnn(), lr=5e-3), d.train(64, drop_last=True), d.accuracy, d.val(), {"max_epochs": 15})
+    return Training(
+        Classifier(small_cnn(), lr=5e-3), d.train(64, drop_last=True), d.accuracy, d.val(), {"max_epochs": 15}
+    )
 
 
 class Block(nn.Module):
@@ -54,7 +56,9 @@ class ResNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)
+        )
         self.blocks = nn.Sequential(*[Block(12) for _ in range(10)])
         self.fc = nn.Linear(12 * 4, 10)
 
@@ -63,7 +67,11 @@ class ResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
-@well("resnet-22", "vision", "residual blocks that start as the identity: half their gradients are zero at step 1; accuracy 0.98")
+@well(
+    "resnet-22",
+    "vision",
+    "residual blocks that start as the identity: half their gradients are zero at step 1; accuracy 0.98",
+)
 def resnet_22(seed: int) -> Training:
     d = data.digits(seed).to_images()
 
@@ -84,7 +92,9 @@ class PatchTransformer(nn.Module):
         self.patches = nn.Conv2d(1, dim, (2, 4), stride=(2, 4))
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos = nn.Parameter(0.02 * torch.randn(1, 9, dim))
-        layer = nn.TransformerEncoderLayer(dim, 4, 2 * dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, 4, 2 * dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, 10)
@@ -108,10 +118,14 @@ def vit_patches(seed: int) -> Training:
 
     def optimizers(m: Any) -> Any:
         adam = torch.optim.AdamW(m.parameters(), lr=4e-3, weight_decay=0.05)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, total_steps=int(m.trainer.estimated_stepping_batches), pct_start=0.15)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            adam, 4e-3, total_steps=int(m.trainer.estimated_stepping_batches), pct_start=0.15
+        )
         return {"optimizer": adam, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    return Training(LitViT(PatchTransformer(), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 22})
+    return Training(
+        LitViT(PatchTransformer(), optimizers=optimizers), d.train(64), d.accuracy, d.val(), {"max_epochs": 22}
+    )
 
 
 class MixupClassifier(Classifier):
@@ -134,10 +148,16 @@ class MixupClassifier(Classifier):
         return loss
 
 
-@well("mixup-smoothing", "vision", "mixup and label smoothing keep the training loss near 0.9 and noisy; accuracy about 0.98")
+@well(
+    "mixup-smoothing",
+    "vision",
+    "mixup and label smoothing keep the training loss near 0.9 and noisy; accuracy about 0.98",
+)
 def mixup_smoothing(seed: int) -> Training:
     d = data.digits(seed).to_images()
-    return Training(MixupClassifier(small_cnn(), 5e-3), d.train(64, drop_last=True), d.accuracy, d.val(), {"max_epochs": 25})
+    return Training(
+        MixupClassifier(small_cnn(), 5e-3), d.train(64, drop_last=True), d.accuracy, d.val(), {"max_epochs": 25}
+    )
 
 
 @well("autoencoder", "vision", "16 of 64 numbers; R2 of the picture about 0.85, as good as the best linear code")
@@ -172,7 +192,11 @@ class Segmenter(Classifier):
         return loss
 
 
-@well("segmentation-dice", "vision", "a small U-Net finds the ink under noise by cross-entropy plus dice; pixel accuracy about 0.95")
+@well(
+    "segmentation-dice",
+    "vision",
+    "a small U-Net finds the ink under noise by cross-entropy plus dice; pixel accuracy about 0.95",
+)
 def segmentation_dice(seed: int) -> Training:
     d = data.digits(seed).to_images()
     g = data.generator(seed, 21)

@@ -1,0 +1,335 @@
+"""AutoClip: gradients cut to a limit that follows the run's own norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_stall.callback import StallCallback
+from lightning_stall.clipped import ENOUGH, ENOUGH_MEASURED, TIGHT, Tightness, Watched, shrinks_steps, tight
+from lightning_stall.errors import MisconfigurationException, require
+from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost, ZScoreOnDevice, ZScoreOnHost
+from lightning_stall.measure.gradients import is_dtensor
+from lightning_stall.readings import GradientReading, StepReading
+from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
+
+Pairs = list[tuple[float, float]]  # (norm, limit) of the last steps
+
+
+class AutoClip(StallCallback):
+    """Cuts each optimizer's gradients to a limit taken from the history of their norms, before the step.
+
+    `method="percentile"` (Seetharaman et al., 2020) cuts to a percentile of the last norms; at the default, the 10th,
+    most steps are cut, by little. `method="zscore"` (ZClip, 2025) cuts only norms that stand out from their running
+    mean. A step whose norm is not finite is left out and kept out of the history, and BatchNorm's statistics are put
+    back; with a GradScaler it is the scaler's.
+
+    Works where `Trainer(gradient_clip_val=...)` refuses: fused optimizers (the coefficient rides into their kernel, at
+    no second pass over memory), manual optimisation, FSDP. Between checks it never waits for the device. The Trainer's
+    own clipping comes after it, so where both are set the lower limit rules.
+
+    Says: clipping-too-tight (its own limit, the Trainer's or the user's), nonfinite-gradients where it left a step out,
+    and as exploding-gradients, for information, what it would have cut and which of two limits rules.
+
+    Logs: `stall/clip/norm_before`, `stall/clip/norm_after`, `stall/clip/threshold`, `stall/clip/share_clipped` (of the
+    last 100 steps), `stall/clip/skipped_steps`; with several optimizers `stall/clip/<index>/...`.
+
+    Args:
+        method: "percentile" or "zscore".
+        percentile: 0 to 100, of the norms in the history.
+        z_threshold: spreads above the mean that pass, for "zscore".
+        history: norms kept, for "percentile". ZClip's mean reaches back about 33 steps, whatever this is.
+        warmup: optimizer steps before the rule applies; until then only leaps over ten times the usual norm are cut.
+        auto_remedy: clip. Off, it changes nothing, logs what it would have done, and says so once.
+        exact_skip: leave a non-finite step out altogether also on an accelerator with an optimizer that is not fused,
+            at one wait for the device a step. Off, its gradients are zero there, and momentum still moves the weights.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+
+    Raises:
+        MisconfigurationException: for an argument out of range, and under DeepSpeed, which clips in its own engine.
+    """
+
+    codes = ("exploding-gradients", "nonfinite-gradients", "clipping-too-tight")
+
+    def __init__(
+        self,
+        *,
+        method: Literal["percentile", "zscore"] = "percentile",
+        percentile: float = 10.0,
+        z_threshold: float = 2.5,
+        history: int = 1000,
+        warmup: int = 10,
+        auto_remedy: bool = True,
+        exact_skip: bool = False,
+        every_n_steps: int | None = None,
+        mute: Sequence[str] = (),
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        require(method in ("percentile", "zscore"), "method", method, 'give "percentile" or "zscore"')
+        require(0 <= percentile <= 100, "percentile", percentile, "give a number from 0 to 100")
+        require(z_threshold > 0, "z_threshold", z_threshold, "give a number above 0, such as 2.5")
+        require(isinstance(history, int) and history >= 2, "history", history, "give a whole number of at least 2")
+        require(isinstance(warmup, int) and warmup >= 0, "warmup", warmup, "give a whole number of at least 0")
+        self.method, self.percentile, self.z_threshold = method, percentile, z_threshold
+        self.history, self.warmup, self.exact_skip = history, warmup, exact_skip
+        self.skipped = 0
+        self._rules: dict[int, Tensor] = {}  # of each optimizer, as a checkpoint kept it
+        self._reset()
+
+    def _reset(self) -> None:
+        self._watched: dict[int, Watched] = {}
+        self._control = StepControl()
+        self._buffers: BufferSnapshot | None = None
+        self._hooks: list[Any] = []
+        self._numbers: dict[str, float] = {}
+        self._introduced = False
+        self._alone = True  # nobody else tells of non-finite gradients
+
+    # ------------------------------------------------------------------ verbs
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot work, before the fit starts."""
+        deepspeed = any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__)
+        if deepspeed and self.auto_remedy and stage == "fit":
+            raise MisconfigurationException(
+                "AutoClip cannot clip under DeepSpeed, whose engine partitions the gradients and clips them itself; "
+                "take AutoClip out and set `Trainer(gradient_clip_val=1.0)`"
+            )
+
+    def begin(self) -> None:
+        self._reset()
+        if not self.hub.step:
+            self._rules, self.skipped = {}, 0
+        for optimizer in self.hub.readings.optimizers:
+            if hasattr(optimizer, "register_step_post_hook"):
+                self._hooks.append(optimizer.register_step_post_hook(self._step_used))
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        if not self._watched and self._buffers is None:  # the first batch: all callbacks have joined by now
+            others = [m for m in self.hub.members if m is not self and "nonfinite-gradients" in m.codes]
+            self._alone = not others
+            if self.auto_remedy and not any(m.auto_remedy for m in others):
+                self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.hub.module)])
+        if self._buffers is not None and self.hub.readings.window_starts:
+            self._buffers.take()
+
+    def after_backward(self) -> None:
+        if self.hub.checking and self.hub.readings.scaler is None:
+            for watched in self._watched.values():
+                if not self._in_parts(watched):
+                    watched.backward_done()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        reading = self.hub.readings.gradients(optimizer)
+        if not reading.params:
+            return
+        watched = self._watched.get(id(optimizer)) or self._watch(optimizer, reading)
+        if watched.device is not None:
+            limit = watched.rule.update(reading.total)
+            watched.add(reading.total, limit)
+            if self.auto_remedy:
+                bad = ~(reading.total < math.inf)
+                self._cut(optimizer, reading, (limit / reading.total).clamp(max=1.0))
+                self._leave_out(optimizer, bad)
+            return
+        total = reading.total.item()
+        limit = watched.rule.update(total)
+        watched.add(total, limit)
+        if self.auto_remedy and not math.isfinite(total):
+            self._leave_out(optimizer, True)
+        elif self.auto_remedy and total > limit:
+            self._cut(optimizer, reading, limit / total)
+
+    def observe(self, reading: StepReading) -> None:
+        if not self.auto_remedy or reading.scaled:
+            return
+        if math.isfinite(reading.total_norm):
+            if self._alone:
+                self.retract("nonfinite-gradients")
+            return
+        self.skipped += 1
+        if self._alone:
+            bad = [n for n, v in zip(reading.names, reading.norms, strict=True) if not math.isfinite(v)]
+            self.tell(
+                "nonfinite-gradients",
+                f"The gradient norm of step {reading.step} is {reading.total_norm}, for {len(bad)} of "
+                f"{len(reading.norms)} parameters; a finite number would do.",
+                severity="critical",
+                evidence={"nonfinite_parameters": float(len(bad)), "batch_idx": float(reading.batch_idx)},
+                where=list(reversed(bad)),
+                remedy=f"left out step {reading.step} before it reached the weights",
+                step=reading.step,
+            )
+
+    def check(self) -> None:
+        for watched in self._watched.values():
+            if pairs := watched.pairs():
+                total, limit = pairs[-1]
+                watched.measure(min(1.0, limit / total) if self.auto_remedy else 1.0)
+                self._note(watched, pairs)
+                self._look_for_tight(watched, pairs)
+        if any(watched.steps > self.warmup for watched in self._watched.values()):
+            self._introduce()
+
+    def finish(self) -> None:
+        self._introduce()
+        if self.skipped and not self._alone:
+            self.tell(
+                "nonfinite-gradients",
+                f"{self.skipped} steps had a gradient norm that is not finite; none would be fine.",
+                severity="info",
+                evidence={"skipped_steps": float(self.skipped)},
+                remedy=f"left out {self.skipped} steps before they reached the weights",
+            )
+
+    def detach(self) -> None:
+        self._control.remove()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def numbers(self) -> Mapping[str, float]:
+        skipped = {"stall/clip/skipped_steps": float(self.skipped)} if self.auto_remedy else {}
+        return self._numbers | skipped
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        return {"clipping": ["stall/clip/.*norm_before$", "stall/clip/.*norm_after$", "stall/clip/.*threshold$"]}
+
+    def state(self) -> dict[str, Any]:
+        rules = self._rules | {self._index(w.optimizer): w.rule.save() for w in self._watched.values()}
+        return {"rules": rules, "skipped": self.skipped}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._rules = {int(index): saved for index, saved in state["rules"].items()}
+        self.skipped = state["skipped"]
+
+    # ------------------------------------------------------------------ clipping
+
+    def _watch(self, optimizer: Optimizer, reading: GradientReading) -> Watched:
+        home = reading.total.device
+        host = self._on_host(home)
+        rule: PercentileOnHost | PercentileOnDevice | ZScoreOnHost | ZScoreOnDevice
+        if self.method == "zscore":
+            z = self.z_threshold, self.warmup
+            rule = ZScoreOnHost(*z) if host else ZScoreOnDevice(*z, home)
+        else:
+            p = self.history, self.percentile, self.warmup
+            rule = PercentileOnHost(*p) if host else PercentileOnDevice(*p, home)
+        saved = self._rules.pop(self._index(optimizer), None)
+        if saved is not None:
+            rule.load(saved)
+        watched = Watched(optimizer, reading.params, rule, None if host else home)
+        self._watched[id(optimizer)] = watched
+        return watched
+
+    def _on_host(self, home: torch.device) -> bool:
+        """Whether numbers of this device can be read without a wait."""
+        return home.type == "cpu"
+
+    def _cut(self, optimizer: Optimizer, reading: GradientReading, coefficient: Tensor | float) -> None:
+        grads = (p.grad for p in reading.params if p.grad is not None)
+        self._control.clip(optimizer, coefficient, grads, scaled=self.hub.readings.scaler is not None)
+
+    def _leave_out(self, optimizer: Optimizer, bad: Tensor | bool) -> None:
+        if self._buffers is not None:
+            self._buffers.restore(bad)
+        if self.hub.readings.scaler is None:
+            self._control.skip(optimizer, bad, wait=self.exact_skip)
+
+    def _step_used(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        watched = self._watched.get(id(optimizer))
+        if watched is not None and self.hub.checking and not self.failed and not self._in_parts(watched):
+            self.hub.guard(self, "step_done", call=lambda _: watched.step_done())
+
+    def _in_parts(self, watched: Watched) -> bool:
+        """Whether a norm would take a collective, which must not depend on the order of a user's code."""
+        return self.hub.readings.copies is not None or any(is_dtensor(p) for p in watched.params)
+
+    def _index(self, optimizer: Optimizer) -> int:
+        return next((i for i, o in enumerate(self.hub.readings.optimizers) if o is optimizer), 0)
+
+    # ------------------------------------------------------------------ what it says
+
+    def _trainers_limit(self) -> float | None:
+        trainer = self.hub.trainer
+        by_norm = getattr(trainer.gradient_clip_algorithm, "value", "norm") == "norm"
+        return float(trainer.gradient_clip_val) if trainer.gradient_clip_val and by_norm else None
+
+    def _note(self, watched: Watched, pairs: Pairs) -> None:
+        total, limit = pairs[-1]
+        index = f"{self._index(watched.optimizer)}/" if len(self.hub.readings.optimizers) > 1 else ""
+        self._numbers |= {
+            f"stall/clip/{index}norm_before": total,
+            f"stall/clip/{index}norm_after": min(total, limit, self._trainers_limit() or math.inf),
+            f"stall/clip/{index}threshold": limit,
+            f"stall/clip/{index}share_clipped": sum(t > v for t, v in pairs) / len(pairs),
+        }
+
+    def _look_for_tight(self, watched: Watched, pairs: Pairs) -> None:
+        usual = median(total for total, _ in pairs)
+        trainers, own = self._trainers_limit(), None
+        suspects: list[tuple[str, Tightness | None]] = []
+        if self.auto_remedy:
+            own = tight([limit / total for total, limit in pairs])
+            suspects.append(("AutoClip's limit", own))
+        if trainers is not None:
+            suspects.append((f"`Trainer(gradient_clip_val={trainers:g})`", tight([trainers / t for t, _ in pairs])))
+        else:
+            by_value = bool(self.hub.trainer.gradient_clip_val)
+            whose = "`gradient_clip_algorithm='value'`" if by_value else "clipping in your own code"
+            suspects.append((whose, tight(watched.left, ENOUGH_MEASURED)))
+        elements = sum(p.numel() for p in watched.params)
+        for whose, found in suspects:
+            if found is None or not shrinks_steps(watched.optimizer, found.left * usual, elements):
+                continue
+            remedy = None
+            if found is own:
+                before = pairs[-1][1]
+                watched.restart([total for total, _ in pairs[-ENOUGH:]])
+                remedy = f"forgot all but the last {ENOUGH} norms, which loosens its limit of {before:.3g}"
+            self.tell(
+                "clipping-too-tight",
+                f"{whose.capitalize() if whose[0] == 'c' else whose} cut {found.share:.0%} of the last {found.steps} "
+                f"steps, and usually left {found.left:.2g} of the gradient norm, which is usually {usual:.3g}; "
+                f"{TIGHT:g} or more would be fine.",
+                statistical=True,
+                evidence={"left": found.left, "share_clipped": found.share, "usual_norm": usual},
+                where=[type(watched.optimizer).__name__],
+                remedy=remedy,
+            )
+            return
+        self.retract("clipping-too-tight")
+
+    def _introduce(self) -> None:
+        """Once: what it would do where it may not clip, or which of two limits rules."""
+        trainers = self.hub.trainer.gradient_clip_val
+        seen = {id(w): w.pairs() for w in self._watched.values()}
+        if self._introduced or not any(seen.values()) or (self.auto_remedy and not trainers):
+            return
+        self._introduced = True
+        pairs = max(seen.values(), key=len)
+        limit, largest = pairs[-1][1], max(total for total, _ in pairs)
+        evidence = {"limit": limit, "largest_norm": largest}
+        if self.auto_remedy:
+            lower = "AutoClip's" if self._trainers_limit() is None or limit <= trainers else "the Trainer's"
+            summary = (
+                f"AutoClip and `Trainer(gradient_clip_val={trainers:g})` are both set. AutoClip cuts first and the "
+                f"Trainer cuts what is left, so the lower limit rules: {lower}, since AutoClip's is now {limit:.3g}."
+            )
+            advice = "Keep one of them: take `gradient_clip_val` out of the Trainer, or AutoClip out of its callbacks."
+        else:
+            cut = sum(total > value for total, value in pairs)
+            evidence["share_clipped"] = cut / len(pairs)
+            summary = (
+                f"AutoClip is switched off by `auto_remedy=False`. It would have cut {cut} of the last {len(pairs)} "
+                f"steps; its limit is now {limit:.3g}, and the largest norm was {largest:.3g}."
+            )
+            advice = "To let it clip:\n\n    trainer = Trainer(callbacks=[AutoClip()])\n"
+        self.tell("exploding-gradients", summary, advice=advice, severity="info", evidence=evidence)

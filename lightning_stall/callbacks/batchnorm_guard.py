@@ -1,0 +1,341 @@
+"""BatchNormBatchSizeGuard: whether BatchNorm gets enough values, and whether it evaluates as it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from lightning_stall import batchnorm_verdicts as verdicts
+from lightning_stall.batchnorm_verdicts import SMALL, STALE, BothWays, Layer, Setting, Verdict
+from lightning_stall.callback import StallCallback, guarded
+from lightning_stall.errors import require
+from lightning_stall.measure.batchnorm import leading_size
+from lightning_stall.readings import plain_name
+from lightning_stall.readings_batchnorm import BatchNormReadings, Rehearsal, SmallBatch, small_batches_ahead
+from lightning_stall.remedies import batchnorm_layers
+from lightning_stall.remedies_batchnorm import KeptBatches, RunningInstead, shorten_epoch, to_group_norm, to_sync
+from lightning_stall.sinks import clean_tag
+
+Remedy = Literal["running-statistics", "drop-batch", "sync", "group-norm", "re-estimate"]
+
+PROBE_FROM = 16  # optimizer steps
+CODE = {"few": SMALL, "stale": STALE, "frozen": STALE}  # what holds, and the code that says so
+
+
+class BatchNormBatchSizeGuard(StallCallback):
+    """Watches every BatchNorm layer: how many values its statistics are made of, and how it does in evaluation.
+
+    Says: batchnorm-small-batch. For certain where a batch will raise (one value per channel; foretold from the loader
+    before the first optimizer step, with epoch and batch), where a layer never gets more than two values, which leaves
+    only their order, and where batch statistics are measured to cost the loss; fewer than `min_values` otherwise only
+    once the outcome is bad. batchnorm-stale-statistics: the same training batch has a far worse loss by running
+    statistics than by its own, for long or at the end of the run (measured on a copy that shares the weights).
+
+    Logs: `stall/batchnorm/values/<layer>` (per channel and device, smallest first), `stall/batchnorm/spread/<layer>`
+    (batch means from the running ones, in standard deviations), `stall/batchnorm/remedied_batches`.
+
+    Args:
+        min_values: values per channel and device (batch times space) from which batch statistics pass for sound. The
+            mean of 8 values is off by a third of a standard deviation, their variance by a half of itself.
+        remedy: what `auto_remedy` does. "running-statistics" normalises a batch that is too small by the running
+            statistics; "drop-batch" leaves out an epoch's last batch that is; "sync" and "group-norm" put SyncBatchNorm
+            (several accelerators only) or GroupNorm in the place of every BatchNorm before the optimizer is made, and
+            a checkpoint then loads only into a model converted likewise; "re-estimate" sets the running statistics to
+            the average over the last training batches before each validation.
+        auto_remedy: apply it.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+    """
+
+    codes = (SMALL, STALE)
+    shares = ("batchnorm_gap",)
+
+    def __init__(
+        self,
+        *,
+        min_values: int = 8,
+        remedy: Remedy = "running-statistics",
+        auto_remedy: bool = False,
+        every_n_steps: int | None = None,
+        mute: Sequence[str] = (),
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        whole = isinstance(min_values, int) and not isinstance(min_values, bool)
+        require(whole and min_values >= 2, "min_values", min_values, "give a whole number of at least 2")
+        require(remedy in get_args(Remedy), "remedy", remedy, f"give one of {', '.join(map(repr, get_args(Remedy)))}")
+        self.min_values = min_values
+        self.remedy: Remedy = remedy
+        self._converted: list[str] = []
+        self._reset([])
+
+    def _reset(self, layers: list[tuple[str, Any]], devices: int = 1) -> None:
+        self.seen = BatchNormReadings([plain_name(n) for n, _ in layers], [m for _, m in layers], devices)
+        self.apart = BothWays()
+        self.remedied = 0  # batches normalised by running statistics, or evaluations after a new estimate
+        self._holding: set[str] = set()  # what was said and not taken back, by the keys of CODE
+        self._rows: int | None = None
+        self._foretold = False
+        self._instead = RunningInstead(self.seen.layers)
+        self._kept = KeptBatches()
+        self._undo: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------ verbs
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Put other layers in place, before strategies wrap the model and optimizers hold its parameters."""
+        if stage != "fit" or not (self._uses("sync") or self._uses("group-norm")):
+            return
+        try:
+            if self.remedy == "group-norm":
+                self._converted = to_group_norm(pl_module)
+            elif trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
+                self._converted = to_sync(pl_module)
+        except Exception as error:  # a remedy must not end the run
+            self.fail(repr(error))
+
+    def begin(self) -> None:
+        kept = (self.remedied, self.apart) if self.hub.step else (0, BothWays())
+        self._reset(batchnorm_layers(self.hub.module), self.hub.world_size)
+        self.remedied, self.apart = kept
+        self._rehearsal = Rehearsal(self.hub.trainer, self.hub.module, self.seen)
+        if self._uses("running-statistics"):
+            self._instead.install()
+        if self._converted:
+            new = "GroupNorm" if self.remedy == "group-norm" else "SyncBatchNorm"
+            self.tell(
+                SMALL,
+                f"{len(self._converted)} BatchNorm layers were to be replaced before training.",
+                severity="info",
+                where=self._converted,
+                remedy=f"put {new} in their place, with the same scale and shift",
+            )
+            self._converted = []
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        if not self.seen.layers:
+            return
+        self._rows = leading_size(batch)
+        if self.hub.checking:
+            self._probe(batch, batch_idx)
+            self.seen.open()
+        if self._uses("re-estimate"):
+            self._kept.keep(batch, batch_idx)
+        if self._rows is not None:
+            self._meet_small_batch(self._rows)
+
+    def before_backward(self, loss: Tensor) -> None:
+        if self.seen.layers and self.hub.checking and not self._foretold and self.seen.learn(self._rows):
+            self._foretold = True
+            self._foretell()
+
+    def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._batch_ends()
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._batch_ends()
+
+    def check(self) -> None:
+        if self.seen.layers:
+            self._judge(at_end=False)
+
+    @guarded
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._uses("re-estimate") and not trainer.sanity_checking:
+            self._reestimate()
+
+    def finish(self) -> None:
+        if self.seen.layers:
+            self._judge(at_end=True)
+        if self._uses("re-estimate") and not self.hub.trainer.enable_validation:
+            self._reestimate()
+
+    def aborted(self, error: BaseException) -> None:
+        self._instead.release()
+        if verdicts.ERROR in str(error):
+            self._explain_the_error()
+
+    def detach(self) -> None:
+        self._instead.remove()
+        self.seen.remove()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+        self._kept.batches.clear()
+
+    def numbers(self) -> Mapping[str, float]:
+        seen, names = self.seen, [clean_tag(name) for name in self.seen.names]
+        by_size = sorted((v[-1], i) for i, v in seen.values.items())
+        numbers = {f"stall/batchnorm/values/{names[i]}": float(v) for v, i in by_size}
+        numbers |= {f"stall/batchnorm/spread/{names[i]}": pairs[-1][0] for i, pairs in seen.gaps.items()}
+        if self.apart.probes:
+            numbers["stall/batchnorm/loss_by_batch"], numbers["stall/batchnorm/loss_by_running"] = self.apart.probes[
+                -1
+            ][1:]
+        if self.auto_remedy:
+            numbers["stall/batchnorm/remedied_batches"] = float(self.remedied)
+        return numbers
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        return {
+            "BatchNorm: values per channel": ["stall/batchnorm/values/.*"],
+            "BatchNorm: batch means from running ones": ["stall/batchnorm/spread/.*"],
+            "BatchNorm: loss by batch and by running statistics": ["stall/batchnorm/loss_.*"],
+        }
+
+    def share(self) -> Mapping[str, float]:
+        worst = self.seen.worst()
+        return {"batchnorm_gap": worst[0][0] if worst else 0.0}
+
+    def state(self) -> dict[str, Any]:
+        apart = self.apart
+        probes = [list(p) for p in apart.probes]
+        return {"remedied": self.remedied, "probes": probes, "apart": [apart.streak, apart.since, apart.top]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.remedied = state["remedied"]
+        self.apart = BothWays([(int(s), b, r) for s, b, r in state["probes"]], *state["apart"])
+
+    # ------------------------------------------------------------------ one value: PyTorch will raise
+
+    def _batch_ends(self) -> None:
+        self._say_remedied()
+        if self.hub.checking and self.seen.layers:
+            self.seen.close(self._rows)
+
+    def _foretell(self) -> None:
+        """Look through the epoch for a batch that leaves a layer one value per channel."""
+        window = self.hub.trainer.accumulate_grad_batches if self.hub.module.automatic_optimization else 1
+        training = [i for i, layer in enumerate(self.seen.layers) if layer.training]
+        for batch in small_batches_ahead(self.hub.trainer, self.hub.batch_idx, window):
+            expected = {i: n for i in training if (n := self.seen.expected_of(batch, i)) is not None}
+            small = [i for i, n in expected.items() if n < self.min_values]
+            if small and batch.last and batch.alone and self._uses("drop-batch") and self._may_shorten():
+                self._undo.append(shorten_epoch(self.hub.trainer, batch.index))
+                self._tell_foretold(batch, small, f"ended each epoch before batch {batch.index}")
+                return
+            alone = [i for i in small if expected[i] == 1]
+            if alone:
+                self._tell_foretold(batch, alone, None)
+                return
+
+    def _may_shorten(self) -> bool:
+        """Whether all ranks see the same epoch: one rank that stops earlier would hang the others."""
+        loader = self.hub.trainer.fit_loop._combined_loader.flattened[0]
+        return not self.hub.distributed or "Distributed" in type(getattr(loader, "sampler", None)).__name__
+
+    def _tell_foretold(self, batch: SmallBatch, layers: list[int], remedy: str | None) -> None:
+        where = [self.seen.names[i] for i in layers]
+        fewest = min(n for i in layers if (n := self.seen.expected_of(batch, i)) is not None)
+        spared = remedy is not None or self._uses("running-statistics")
+        which = "the last" if batch.last else "one"
+        text = verdicts.foretold(
+            batch.index, which, self.hub.epoch, batch.samples, batch.plan, fewest, self.min_values, where
+        )
+        self._tell(replace(text, severity="warning" if spared else "critical"), remedy)
+
+    def _meet_small_batch(self, rows: int) -> None:
+        """A batch is about to run that leaves some layer too few values: step in, or say so."""
+        seen = self.seen
+        expected = {i: n for i, m in enumerate(seen.layers) if m.training and (n := seen.expected(i, rows)) is not None}
+        alone = [i for i, n in expected.items() if n == 1]
+        if self._uses("running-statistics"):
+            for i, n in expected.items():
+                usual, settled = seen.usual(i), self.hub.step > 3 / (seen.layers[i].momentum or 0.1)
+                if n == 1 or (n < self.min_values and settled and usual is not None and usual >= self.min_values):
+                    self._instead.force(seen.layers[i])
+        elif alone:
+            self._tell_alone(f"has {verdicts.count(rows, 'row')}", [seen.names[i] for i in alone])
+
+    def _explain_the_error(self) -> None:
+        name = self.seen.last_alone()
+        self._tell_alone("ended the run", [name] if name else [])
+
+    def _tell_alone(self, what: str, where: list[str]) -> None:
+        self._tell(verdicts.alone(self.hub.batch_idx, self.hub.epoch, what, self._rows or 0, self.min_values, where))
+
+    def _say_remedied(self) -> None:
+        layers = self._instead.release()
+        if layers:
+            self.remedied += 1
+        if layers and self.remedied == 1:
+            where = [n for n, m in zip(self.seen.names, self.seen.layers, strict=True) if m in layers]
+            text = verdicts.met(self.hub.batch_idx, self.hub.epoch, self._rows or 0, self.min_values, where)
+            self._tell(text, "normalised this batch, and any like it, by the running statistics")
+
+    # ------------------------------------------------------------------ statistics over several checks
+
+    def _judge(self, at_end: bool) -> None:
+        hub, seen = self.hub, self.seen
+        layers = [
+            Layer(name, seen.values.get(i, ()), seen.gaps.get(i, ()), seen.frozen.get(i, ()), seen.layers[i].momentum)
+            for i, name in enumerate(seen.names)
+        ]
+        setting = Setting(
+            step=hub.step,
+            planned=hub.curve.horizon,
+            rows=self._rows or 1,
+            min_values=self.min_values,
+            accumulate=hub.trainer.accumulate_grad_batches,
+            devices=hub.world_size,
+            shared=any(seen.sharing(i) > 1 for i in range(len(layers))),
+        )
+        self._hold("few", verdicts.few_values(layers, setting, self.apart))
+        self._hold("stale", verdicts.stale(layers, setting, self.apart, at_end))
+        self._hold("frozen", verdicts.frozen(layers))
+
+    def _uses(self, remedy: Remedy) -> bool:
+        return self.auto_remedy and self.remedy == remedy
+
+    def _hold(self, what: str, verdict: Verdict | None) -> None:
+        """Tell what holds, and take back what does so no more, unless something else still says the same."""
+        if verdict is not None:
+            self._holding.add(what)
+            self._tell(verdict)
+        elif what in self._holding:
+            self._holding.discard(what)
+            if not any(CODE[other] == CODE[what] for other in self._holding):
+                self.retract(CODE[what])
+
+    def _tell(self, verdict: Verdict, remedy: str | None = None) -> None:
+        self.tell(
+            verdict.code,
+            verdict.summary,
+            advice=verdict.advice,
+            severity=verdict.severity,
+            statistical=verdict.statistical,
+            evidence=verdict.evidence,
+            where=verdict.where,
+            remedy=remedy,
+        )
+
+    # ------------------------------------------------------------------ a copy that shares the weights
+
+    def _probe(self, batch: Any, batch_idx: int) -> None:
+        """Where the statistics are far apart, ask what that does to the loss of a batch not yet trained on."""
+        hub = self.hub
+        worst = hub.shared.get("batchnorm_gap", []) if hub.distributed else [self.share()["batchnorm_gap"]]
+        ask = any(g > verdicts.FAR for g in worst) or self.apart.streak > 0
+        if hub.step < PROBE_FROM or not hub.curve.first or not ask:
+            return
+        losses = self._rehearsal.losses(batch, batch_idx)
+        if losses is not None:
+            top = max(fmean(hub.curve.first[:5]), hub.baseline if hub.baseline is not None else float("-inf"))
+            self.apart.update(hub.step, *losses, top, hub.curve.noise())
+
+    def _reestimate(self) -> None:
+        """Average the statistics of the last batches, at the weights as they are."""
+        batches = list(self._kept.batches)
+        done = self._rehearsal.reestimate([self.seen.layers[i] for i in self.seen.values], batches)
+        self.remedied += done > 0
+        if done and self.remedied == 1:
+            self.tell(
+                STALE,
+                f"{done} layers would evaluate by averages over past weights; those of the present weights would do.",
+                severity="info",
+                evidence={"layers": done, "batches": len(batches)},
+                remedy=f"re-estimated them from the last {len(batches)} batches, before this evaluation and any later",
+            )

@@ -1,0 +1,253 @@
+"""LossCheck: a loss that is given the wrong thing, does not fit the task, or can not be reached by the model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, RandomSampler, default_collate
+
+from lightning_stall.callback import StallCallback
+from lightning_stall.measure.batches import fields
+from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
+from lightning_stall.measure.loss_graph import Expression, Term, children, prediction, producer, short, take_apart
+from lightning_stall.measure.loss_inputs import given_wrong
+from lightning_stall.measure.loss_names import Names
+from lightning_stall.measure.loss_reach import out_of_reach
+from lightning_stall.measure.loss_signs import divergence_sign, maximised, similarity
+from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
+from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
+from lightning_stall.readings import StepReading
+
+LOSSES_A_STEP = 4  # losses looked at in one step; manual optimisation and accumulation have several
+FORGOTTEN = 3  # checks in a row without a fault before it is taken back
+
+
+class LossCheck(StallCallback):
+    """Reads the loss's own graph, before the backward pass of a check, and the targets that it was given.
+
+    Says: probabilities-as-logits, loss-shape-mismatch, wrong-loss-for-task, output-range-mismatch, batch-mixing,
+    missing-nonlinearity, insufficient-capacity (a layer of one unit that everything passes through). What the graph
+    proves is told at once, by step 2; the rest once the run fares badly. Nothing is done between checks.
+
+    Blind where `training_step` is compiled (its graph is one node) or the loss is an `autograd.Function`; then silent.
+
+    Args:
+        auto_remedy: accepted for the sake of one signature; there is no remedy, only a person can mend a loss.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+    """
+
+    codes = (
+        "probabilities-as-logits",
+        "loss-shape-mismatch",
+        "wrong-loss-for-task",
+        "output-range-mismatch",
+        "batch-mixing",
+        "missing-nonlinearity",
+        "insufficient-capacity",
+    )
+    STATE: ClassVar[tuple[str, ...]] = ("missed", "started")
+
+    def __init__(
+        self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.missed: dict[str, int] = {}  # code -> checks in a row at which it was not seen
+        self.seen: set[str] = set()  # codes seen since the last check
+        self.looked = 0  # losses looked at in this step
+        self.indices = Indices()
+        self.summed = Summed()
+        self._batch: list[Tensor] = []
+        self._across: str | None = None  # a softmax over the samples somewhere in the model
+        self._names: Names | None = None
+        self._watch: Watch | None = None
+        self._weights: Tensor | None = None
+        self._first = True  # the model has not been looked at yet, only the loss
+
+    # ------------------------------------------------------------------ verbs
+
+    def begin(self) -> None:
+        missed = self.missed
+        self._reset()
+        self._names = Names(self.hub.module)
+        if self.hub.step:
+            self.missed = missed
+        self._watch = None if compiled(self.hub.module) else Watch(self.hub.module)
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        self.looked = 0
+        if not self.hub.checking:
+            return
+        self._batch = [f.tensor for f in fields(batch)]
+        if self._first and self._watch is not None and self._names is not None:
+            self._names.watch()
+            self._watch.start(self._batch)
+
+    def before_backward(self, loss: Tensor) -> None:
+        if not self.hub.checking or self.looked >= LOSSES_A_STEP or self._names is None:
+            return
+        self.looked += 1
+        expression = take_apart(loss, wait=True)
+        given = Given(self._names, self._batch, len(self.hub.readings.optimizers), self._value(loss))
+        if self._first:
+            self._look_at_model(expression, given)
+        for fault in find(expression, given):
+            self._tell(fault)
+        self.indices.update(expression, given.batch_size)
+        self.summed.update(expression, given.batch_size, self.hub.readings.accumulate)
+
+    def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._batch = []
+        self._after_first_batch()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        if self.summed.waiting and self.hub.checking:
+            params = self.hub.readings.table(optimizer).params
+            self._weights = torch.stack(torch._foreach_norm([p.detach() for p in params])).norm() if params else None
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._batch = []
+        self._after_first_batch()
+
+    def observe(self, reading: StepReading) -> None:
+        if self.summed.waiting and self._weights is not None:
+            plain = type(self.hub.readings.optimizers[reading.optimizer]).__name__ in ("SGD", "ASGD")
+            clipped = bool(getattr(self.hub.trainer, "gradient_clip_val", None))
+            self.summed.weigh(
+                reading.rate * reading.total_norm / max(float(self._weights), 1e-12), plain and not clipped
+            )
+            self._weights = None
+
+    def check(self) -> None:
+        self._tell_gated()
+        for code in [c for c in self.missed if self.looked]:
+            self.missed[code] = 0 if code in self.seen else self.missed[code] + 1
+            if self.missed[code] >= FORGOTTEN:
+                del self.missed[code]
+                self.retract(code)
+        self.seen.clear()
+
+    def finish(self) -> None:
+        self._tell_gated()
+
+    def aborted(self, error: BaseException) -> None:
+        self._tell_gated()
+
+    def detach(self) -> None:
+        self._stop_watching()
+
+    def state(self) -> dict[str, Any]:
+        return {"missed": dict(self.missed)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._reset()
+        self.missed = dict(state["missed"])
+
+    # ------------------------------------------------------------------ how it is done
+
+    def _value(self, loss: Tensor) -> float:
+        """The loss as the user computed it."""
+        value = loss.detach().float().mean() * self.hub.readings.accumulate
+        scaler = self.hub.readings.scaler
+        return float(value if scaler is None else value / scaler._scale)
+
+    def _tell(self, fault: Fault) -> None:
+        if fault.certain:
+            self.missed[fault.code] = 0
+        elif fault.code in self.missed:
+            return  # known for certain already
+        self.seen.add(fault.code)
+        self.tell(
+            fault.code,
+            fault.summary,
+            advice=fault.advice,
+            statistical=not fault.certain,
+            evidence=fault.evidence,
+            where=fault.where,
+        )
+
+    def _tell_gated(self) -> None:
+        for fault in (self.indices.fault(), self.summed.fault(self.hub.outcome.state)):
+            if fault is not None:
+                self._tell(fault)
+
+    def _look_at_model(self, expression: Expression, given: Given) -> None:
+        """Once: the layers between the input and what the loss receives."""
+        edges = [edge for term in expression.main if (edge := model_output(term)) is not None]
+        for edge in edges[:2]:
+            for fault in misfit_depth(edge, self.hub.module):
+                self._tell(fault)
+            across = softmax_across(edge, given.batch_size)
+            if across is not None:
+                self._across = capital(given.names.of(short(across[0]), across)[0])
+
+    def _after_first_batch(self) -> None:
+        if not self._first or not self.hub.checking:
+            return
+        self._first = False
+        seen = self._watch.seen if self._watch is not None else None
+        self._stop_watching()
+        self._watch = None
+        loader = self.hub.trainer.train_dataloader
+        if seen is None or seen.called is None or seen.value is None or self.hub.distributed:
+            return
+        # only the default collation makes it sure that dimension 0 counts samples
+        if not isinstance(loader, DataLoader) or loader.collate_fn is not default_collate:
+            return
+        n = len(seen.value)
+        if loader.batch_size != n or n < 3:
+            return
+        found = probe(seen.called, seen.value, self.hub.trainer.precision_plugin.forward_context)
+        shuffled = isinstance(loader.sampler, RandomSampler)
+        fault = verdict(found, seen, n, shuffled, self._across) if found is not None else None
+        if fault is not None:
+            self._tell(fault)
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        if self._names is not None:
+            self._names.stop()
+
+
+def find(loss: Expression, given: Given) -> Iterator[Fault]:
+    """Everything wrong with a loss that its graph and this batch prove; waits for the device."""
+    alone = len(loss.main) == 1
+    for term in loss.terms:
+        yield from given_wrong(term, given)
+        yield from out_of_reach(term, given, alone)
+    yield from itertools.chain(maximised(loss, given), divergence_sign(loss), similarity(loss, given))
+
+
+def model_output(term: Term) -> Any:
+    """The edge at which the model ends for this term: below the loss's own or a last activation; None if unknown."""
+    log = log_softmax(term)
+    if log is not None:
+        edge = children(log[0])[0]
+    else:
+        found = prediction(term)
+        if found is None or term.kind == "other":
+            return None
+        edge = found.edge
+    edge = producer(edge)
+    if short(edge[0]) in ("Softmax", "LogSoftmax", "Sigmoid", "Tanh") and len(children(edge[0])) == 1:
+        edge = children(edge[0])[0]
+    return edge
+
+
+def compiled(module: Any) -> bool:
+    """Whether any part of this module is compiled: hooks would make it compile again at every step."""
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in module.modules()
+    )

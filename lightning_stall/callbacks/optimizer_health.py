@@ -1,0 +1,449 @@
+"""OptimizerHealth: whether what should be trained is trained, and at a rate that leads somewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_stall.callback import StallCallback
+from lightning_stall.measure.graph import leaves
+from lightning_stall.measure.weights import untrained
+from lightning_stall.readings import StepReading, plain_name
+
+LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
+REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
+HUGE = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
+DEAD = 0.01  # share of its height under which a learning rate is spent
+WORN = 0.25  # share of its first norm under which a decayed weight is worn away
+DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
+
+
+class OptimizerHealth(StallCallback):
+    """Watches rates, updates and what the optimizers hold.
+
+    Says parameters-not-optimized, gradients-not-cleared and replicas-diverged, which are certain; and, once the run
+    fares badly, learning-rate-too-high, learning-rate-too-low, learning-rate-decayed-early and excess-regularization.
+
+    Logs: `stall/updates/median_ratio`, `stall/updates/largest_ratio`, `stall/updates/overshoot` (cosine between a step
+    and the gradient after it: near 1 the step went too far), `stall/rate/schedule`.
+
+    Args:
+        auto_remedy: accepted for symmetry; rates are mended by `PlateauWatch(auto_remedy=True)`, the rest by a person.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+    """
+
+    codes = (
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "learning-rate-decayed-early",
+        "parameters-not-optimized",
+        "gradients-not-cleared",
+        "excess-regularization",
+        "replicas-diverged",
+    )
+    shares = ("weights",)
+
+    def __init__(
+        self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.top_rate = 0.0
+        self.rate = 0.0
+        self.alive_until = 0  # the last step with a rate above DEAD of its height
+        self.level_then = math.nan  # smoothed loss at that step
+        self.ratios: dict[str, float] = {}
+        self.medians: list[float] = []  # median update-to-weight ratio of the last checks
+        self.cosines: list[float] = []
+        self.first_norms: dict[str, float] = {}
+        self.steps_seen = 0
+        self.growth = 1.0  # of the loss, from its least to its last finite value
+        self.lowest = math.inf
+        self._before: list[Tensor] = []  # weights sampled before the step of a check
+        self._moved: list[Tensor] = []  # and how that step moved them
+        self._cosine: Tensor | None = None
+        self._kept: dict[int, Tensor] = {}  # optimizer -> whether gradients survived every look since its last step
+        self._uncleared: dict[int, Tensor] = {}
+        self._stepped: dict[int, int] = {}
+        self._graph_params: list[nn.Parameter] | None = None
+        self._with_grad: set[int] = set()
+
+    # ------------------------------------------------------------------ verbs
+
+    def begin(self) -> None:
+        if not self.hub.step:
+            self._reset()
+
+    def before_backward(self, loss: Tensor) -> None:
+        hub = self.hub
+        if hub.step <= 2 and not hub.readings.scaler:
+            found = leaves(loss)
+            if found:
+                known = {id(p) for p in self._graph_params or ()}
+                self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
+        if hub.step <= LOOK:
+            for optimizer in hub.readings.optimizers:
+                left = _leftover(optimizer)
+                kept = self._kept.get(id(optimizer))
+                self._kept[id(optimizer)] = left if kept is None else torch.logical_and(kept, left)
+
+    def after_backward(self) -> None:
+        if self.hub.checking and self.hub.step <= LOOK:
+            for optimizer in self.hub.readings.optimizers:
+                self._with_grad.update(id(p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        hub = self.hub
+        if hub.step <= LOOK:
+            key = id(optimizer)
+            kept = self._kept.pop(key, None)
+            if kept is not None and self._stepped.get(key):
+                count = self._uncleared.get(key)
+                self._uncleared[key] = kept.float() if count is None else count + kept.float()
+            self._stepped[key] = self._stepped.get(key, 0) + 1
+        if optimizer is hub.readings.optimizers[0]:
+            if self._moved:
+                self._cosine = _cosine(hub.readings.named(optimizer)[1], self._moved)
+                self._moved = []
+            if hub.checking:
+                self._before = [_few(p).clone() for p in hub.readings.named(optimizer)[1]]
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._before:
+            params = self.hub.readings.named(self.hub.readings.optimizers[0])[1]
+            self._moved = [_few(p) - b for p, b in zip(params, self._before, strict=True)]
+            self._before = []
+
+    def observe(self, reading: StepReading) -> None:
+        self.steps_seen += 1
+        self.rate = reading.rate
+        self.top_rate = max(self.top_rate, reading.rate)
+        if reading.rate > DEAD * self.top_rate:
+            self.alive_until = reading.step
+            self.level_then = self.hub.curve.level(20) if self.hub.curve.n else math.nan
+        if reading.loss is not None and math.isfinite(reading.loss):
+            self.lowest = min(self.lowest, reading.loss)
+            if self.lowest > 0:
+                self.growth = reading.loss / self.lowest
+
+    def check(self) -> None:
+        self._read()
+        if not self.first_norms:
+            self.first_norms = self._norms()
+        self._look_at_what_is_held()
+        self._look_at_clearing()
+        self._look_at_replicas()
+
+    def judged(self) -> None:
+        if self.hub.outcome.bad:
+            self._judge_rate()
+            self._judge_decay()
+
+    def numbers(self) -> Mapping[str, float]:
+        values = {"stall/rate/schedule": self.rate}
+        if self.medians:
+            finite = [r for r in self.ratios.values() if math.isfinite(r)]
+            values |= {"stall/updates/median_ratio": self.medians[-1], "stall/updates/largest_ratio": max(finite)}
+        if self.cosines:
+            values["stall/updates/overshoot"] = self.cosines[-1]
+        return values
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        return {
+            "update-to-weight ratio": ["stall/updates/(median|largest)_ratio$"],
+            "overshoot": ["stall/updates/overshoot$"],
+            "learning rate": ["stall/rate/schedule$"],
+        }
+
+    def share(self) -> Mapping[str, float]:
+        return {"weights": self._fingerprint()}
+
+    def state(self) -> dict[str, Any]:
+        kept = ("top_rate", "rate", "alive_until", "level_then", "steps_seen", "growth", "lowest")
+        state = {name: getattr(self, name) for name in kept}
+        return {
+            **state,
+            "medians": list(self.medians),
+            "cosines": list(self.cosines),
+            "first_norms": dict(self.first_norms),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._reset()
+        for name, value in state.items():
+            setattr(self, name, value.copy() if isinstance(value, list | dict) else value)
+
+    # ------------------------------------------------------------------ certain facts
+
+    def _read(self) -> None:
+        hub = self.hub
+        self.ratios = hub.readings.update_ratios()
+        moved = [r for r in self.ratios.values() if 0 < r < math.inf]
+        if moved:
+            self.medians.append(median(moved))
+            del self.medians[:-8]
+        if self._cosine is not None:
+            value = float(self._cosine)
+            if math.isfinite(value):
+                self.cosines.append(value)
+                del self.cosines[:-8]
+            self._cosine = None
+
+    def _look_at_what_is_held(self) -> None:
+        """Parameters that the loss depends on and no optimizer holds."""
+        if self._graph_params is None or self.hub.step > LOOK:
+            return
+        held = {id(p) for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"]}
+        loose = [p for p in self._graph_params if id(p) not in held]
+        if not loose:
+            return
+        ids = {id(p) for p in loose}
+        layers = [
+            (plain_name(name), module)
+            for name, module in self.hub.module.named_modules()
+            if any(id(p) in ids for p in module.parameters(recurse=False))
+        ]
+        registered = {id(p) for p in self.hub.module.parameters()}
+        hidden = [p for p in loose if id(p) not in registered]
+        fresh = [name for name, module in layers if untrained(module)]
+        count = sum(p.numel() for p in loose)
+        total = sum(p.numel() for p in self._graph_params)
+        where = [*fresh, *(name for name, _ in layers if name not in fresh)]
+        if hidden:
+            where.append(f"{len(hidden)} parameters that are no part of the LightningModule (kept in a plain list?)")
+        # a loose layer with trained weights may be a frozen backbone; one straight from its initialisation is a slip
+        self.tell(
+            "parameters-not-optimized",
+            f"The loss depends on {count} of {total} weights that no optimizer holds; 0 would be right.",
+            advice="Hand every parameter to the optimizer, and build it after the last layer is replaced:\n\n"
+            "    return torch.optim.Adam(self.parameters(), lr=self.lr)\n\n"
+            "Keep submodules in `nn.ModuleList`, not in a list. If they are frozen on purpose, say so with "
+            "`module.requires_grad_(False)`, which also saves their backward pass.",
+            severity="critical",
+            statistical=not fresh and not hidden,
+            evidence={"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / max(total, 1))},
+            where=where,
+        )
+
+    def _look_at_clearing(self) -> None:
+        hub = self.hub
+        if hub.step > LOOK or hub.step < 4:
+            return
+        for i, optimizer in enumerate(hub.readings.optimizers):
+            steps = self._stepped.get(id(optimizer), 0) - 1
+            uncleared = self._uncleared.get(id(optimizer))
+            if steps >= 3 and uncleared is not None and float(uncleared) >= 0.9 * steps:
+                self.tell(
+                    "gradients-not-cleared",
+                    f"Optimizer {i} found the gradients of its last step still there in {int(uncleared)} of {steps} "
+                    "steps; 0 would be right.",
+                    advice="Clear them before each backward pass:\n\n    opt.zero_grad()\n    "
+                    "self.manual_backward(loss)\n    opt.step()",
+                    severity="critical",
+                    evidence={"uncleared": float(uncleared), "steps": float(steps), "strength": 1.0},
+                )
+            elif steps >= 3 and not any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+                self._look_for_early_clearing(i, optimizer, steps)
+
+    def _look_for_early_clearing(self, i: int, optimizer: Optimizer, steps: int) -> None:
+        """Gradients were there after the backward pass, and not one weight of this optimizer has moved."""
+        params = [p for g in optimizer.param_groups for p in g["params"]]
+        names = dict(zip(map(id, params), params, strict=True))
+        had = [p for key, p in names.items() if key in self._with_grad]
+        if had and self.ratios and not any(self.ratios.values()) and not optimizer.state and self.rate > 0:
+            self.tell(
+                "gradients-not-cleared",
+                f"Optimizer {i} has made {steps} steps without a gradient, though the backward pass left some: they "
+                "are cleared before the step, where after it would be right.",
+                advice="Clear first, step last:\n\n    opt.zero_grad()\n    self.manual_backward(loss)\n    opt.step()",
+                severity="critical",
+                evidence={"steps": float(steps), "strength": 1.0},
+            )
+
+    def _fingerprint(self) -> float:
+        """A sum over a few elements of every weight: equal on all replicas of a data-parallel run."""
+        if "DDP" not in type(self.hub.trainer.strategy).__name__:
+            return 0.0
+        with torch.no_grad():
+            parts = [_few(p).double().sum() for p in self.hub.module.parameters() if p.is_floating_point()]
+        return float(torch.stack(parts).sum().float()) if parts else 0.0
+
+    def _look_at_replicas(self) -> None:
+        values = self.hub.shared.get("weights", [])
+        finite = [v for v in values if math.isfinite(v)]
+        if len(finite) < 2:
+            return
+        spread = max(finite) - min(finite)
+        if spread > 1e-6 * max(1.0, max(map(abs, finite))):
+            middle = median(finite)
+            self.tell(
+                "replicas-diverged",
+                f"The ranks hold different weights: a sum over them spreads by {spread:.3g}; 0 would be right.",
+                severity="critical",
+                evidence={"spread": spread, "strength": 1.0},
+                where=[f"rank {r}" for r, v in enumerate(values) if abs(v - middle) > 1e-6 * max(1.0, abs(middle))],
+            )
+
+    # ------------------------------------------------------------------ once the run fares badly
+
+    def _judge_rate(self) -> None:
+        hub = self.hub
+        state, e = hub.outcome.state, hub.outcome.evidence
+        ratio = median(self.medians) if self.medians else math.nan
+        first = max(self.medians[:3], default=math.nan)
+        overshoot = median(self.cosines) if self.cosines else 0.0
+        planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
+        reach = ratio * planned
+        if state in ("never learned", "stalled") and 0 < reach < REACH and self.rate > DEAD * self.top_rate:
+            self.tell(
+                "learning-rate-too-low",
+                f"A step moves the weights by {ratio:.2g} of their size, so all {planned:.0f} steps together cannot move "
+                f"them by more than {100 * reach:.2g} %; {100 * REACH:.0f} % would be the least. The rate is {self.rate:.3g}.",
+                advice=f"Raise the learning rate by {_raise(ratio):.0f} times at first:\n\n"
+                f"    lr = {self.rate * _raise(ratio):.2g}\n\n"
+                "or let `Tuner(trainer).lr_find(model)` look for it.",
+                statistical=True,
+                evidence={
+                    "ratio": ratio,
+                    "reach": reach,
+                    "rate": self.rate,
+                    "strength": min(1.0, 0.3 - math.log10(reach / REACH) / 3),
+                },
+            )
+            return
+        above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
+        wild = state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
+        too_far = first > HUGE or ratio > HUGE or overshoot > 0.3
+        if wild and too_far:
+            strength = (
+                0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > 0.3) + 0.2 * (ratio > 2 * HUGE)
+            )
+            self.tell(
+                "learning-rate-too-high",
+                f"A step changes the weights by {100 * max(ratio, first):.2g} % of their size ({100 * HUGE:.0f} % is much) and "
+                f"the gradient after it points along it with a cosine of {overshoot:.2f} (0 would be fine), while the "
+                f"loss is {state}. The rate is {self.rate:.3g}.",
+                advice=f"Lower the learning rate:\n\n    lr = {self.rate / 10:.2g}\n\n"
+                "or let `PlateauWatch(auto_remedy=True)` lower it while it trains.",
+                statistical=True,
+                evidence={"ratio": max(ratio, first), "overshoot": overshoot, "rate": self.rate, "strength": strength},
+            )
+
+    def _judge_decay(self) -> None:
+        hub = self.hub
+        planned, state = hub.curve.horizon, hub.outcome.state
+        dead_for = hub.step - self.alive_until
+        early = math.isfinite(planned) and self.alive_until < 0.6 * planned and dead_for >= 0.2 * planned
+        if state in ("never learned", "stalled") and self.top_rate > 0 and early:
+            self.tell(
+                "learning-rate-decayed-early",
+                f"The learning rate was spent at step {self.alive_until} of {planned:.0f}: it is {self.rate:.3g}, "
+                f"{100 * self.rate / self.top_rate:.2g} % of its height of {self.top_rate:.3g}, and the loss stays at "
+                f"{hub.outcome.evidence.get('level', math.nan):.4g}. Above {100 * DEAD:.0f} % until the last third would be usual.",
+                advice="Give the schedule the length of the whole run, in the unit it is stepped in:\n\n"
+                "    scheduler = CosineAnnealingLR(opt, T_max=self.trainer.estimated_stepping_batches)\n"
+                '    return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}',
+                statistical=True,
+                evidence={
+                    "rate": self.rate,
+                    "top_rate": self.top_rate,
+                    "spent_at": float(self.alive_until),
+                    "strength": 0.9,
+                },
+            )
+        if hub.checking:
+            self._judge_regularization()
+
+    def _judge_regularization(self) -> None:
+        if self.hub.outcome.state not in ("never learned", "stalled", "oscillating"):
+            return
+        worn, decay = self._worn()
+        if worn:
+            names = [name for name, _ in worn]
+            least = worn[0][1]
+            self.tell(
+                "excess-regularization",
+                f"Weight decay has worn {len(worn)} weights down to {100 * least:.2g} % of their first norm; above "
+                f"{100 * WORN:.0f} % would be usual. The decay is {decay:.3g}.",
+                advice="Lower the decay:\n\n    torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-2)",
+                statistical=True,
+                evidence={"norm_left": least, "weight_decay": decay, "strength": 0.8},
+                where=names,
+            )
+        heavy = [
+            (n, m.p)
+            for n, m in self.hub.module.named_modules()
+            if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > DROPOUT
+        ]
+        if heavy and not worn:
+            self.tell(
+                "excess-regularization",
+                f"Dropout drops {100 * max(p for _, p in heavy):.0f} % of its inputs; up to 50 % is usual.",
+                advice="Lower it:\n\n    nn.Dropout(0.2)",
+                statistical=True,
+                evidence={"dropout": max(p for _, p in heavy), "strength": 0.7},
+                where=[plain_name(n) for n, _ in heavy],
+            )
+
+    def _worn(self) -> tuple[list[tuple[str, float]], float]:
+        """Weights under decay whose norm has fallen under WORN of the first seen, least first; and the decay."""
+        optimizer = self.hub.readings.optimizers[0]
+        decays = [float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups]
+        if max(decays) <= 0:
+            return [], 0.0
+        now = self._norms()
+        worn = [(n, now[n] / v) for n, v in self.first_norms.items() if n in now and v > 0 and now[n] < WORN * v]
+        return sorted(worn, key=lambda pair: pair[1]), max(decays)
+
+    def _norms(self) -> dict[str, float]:
+        """Norm of each weight matrix of the first optimizer."""
+        names, params = self.hub.readings.named(self.hub.readings.optimizers[0])
+        matrices = [(n, p) for n, p in zip(names, params, strict=True) if p.ndim >= 2 and p.layout is torch.strided]
+        if not matrices:
+            return {}
+        norms = torch.stack([p.detach().float().norm().to(matrices[0][1].device) for _, p in matrices]).tolist()
+        return {name: norm for (name, _), norm in zip(matrices, norms, strict=True)}
+
+
+def _few(p: Tensor, count: int = 256) -> Tensor:
+    flat = p.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // count)][:count]
+
+
+def _leftover(optimizer: Optimizer) -> Tensor:
+    """Whether any of an optimizer's gradients is there and not zero, from its first few parameters, on their device."""
+    grads = [p.grad for g in optimizer.param_groups for p in g["params"][:4] if p.grad is not None][:4]
+    dense = [g for g in grads if g.layout is torch.strided and not hasattr(g, "placements")]
+    if not dense:
+        device = optimizer.param_groups[0]["params"][0].device if optimizer.param_groups[0]["params"] else "cpu"
+        return torch.zeros((), dtype=torch.bool, device=device)
+    return torch.stack([g.detach().abs().max() > 0 for g in dense if g.numel()]).any()
+
+
+def _cosine(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
+    """Cosine between a step and the gradient after it, over the sampled elements: positive where the step overshot."""
+    pairs = [(_few(p.grad).float(), m.float()) for p, m in zip(params, moved, strict=False) if _plain(p.grad)]
+    if not pairs:
+        return torch.tensor(math.nan)
+    home = pairs[0][0].device
+    grad = torch.cat([g.to(home) for g, _ in pairs])
+    step = torch.cat([m.to(home) for _, m in pairs])
+    return (grad @ step) / (grad.norm() * step.norm())
+
+
+def _plain(grad: Tensor | None) -> bool:
+    return grad is not None and grad.layout is torch.strided and not hasattr(grad, "placements")
+
+
+def _raise(ratio: float) -> float:
+    """How many times a rate may be raised to bring its update-to-weight ratio to about 1e-3, at most a millionfold."""
+    return float(10 ** round(min(6.0, max(1.0, math.log10(1e-3 / ratio)))))

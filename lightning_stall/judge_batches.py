@@ -1,0 +1,252 @@
+"""From what was measured on the batches to verdicts: reads the device at checks, and asks the pure judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_stall import judge_inputs, judge_targets
+from lightning_stall.judge_inputs import InputNumbers, Outlier, Verdict
+from lightning_stall.measure.batch_watch import BatchWatch
+from lightning_stall.measure.batches import column_names
+from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
+from lightning_stall.measure.labels import TargetScale
+from lightning_stall.measure.probe import Signal, code_column, signal
+
+LONG_ENOUGH = 100  # optimizer steps after which "explains nothing" means something
+REMEMBERED = 64  # outliers
+SHOWN_CLASSES = 20
+MOST_COLUMNS = 64  # looked at for category codes
+USUAL_OVER = 64  # optimizer steps that say what the loss usually is
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the verdicts need to know of the run besides its batches."""
+
+    step: int
+    loader: Any
+    shuffles: bool | None
+    deliberate: bool  # `overfit_batches`: few samples in a fixed order are the aim
+    epoch_over: bool  # at least one epoch was seen whole
+    losses: Sequence[tuple[int, float]]  # (step, loss)
+    norms: Sequence[tuple[int, float]]  # (step, gradient norm)
+    first_loss: float  # median of the first ones
+    state: str  # of the outcome
+    explained: float
+    val_explained: float
+    update_ratio: float
+
+
+@dataclass
+class BatchJudge:
+    """Judges at checks; what is slow is done once and kept."""
+
+    bond: Signal | None = None
+    outliers: list[Outlier] = field(default_factory=list)
+    codes: dict[str, list[tuple[str, int, float, float]]] = field(default_factory=dict)
+    spreads: dict[str, list[float]] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
+    only_class: bool = False  # all targets so far are of one class: count on
+    _sampled: int = 0
+    _asked: bool = False
+
+    def verdicts(self, watch: BatchWatch, run: Context, leave: frozenset[str]) -> Iterator[tuple[str, Verdict | None]]:
+        """(code, verdict) of everything that can be judged now; None where the code does not hold.
+
+        Args:
+            leave: input fields that are standardised already.
+        """
+        self.moments = {n: m for n, w in watch.inputs.items() if (m := w.read()) is not None}
+        self.logged = {}
+        self._read_sample(watch, run.loader)
+        inputs = [self._numbers(watch, name, run.loader) for name in self.moments]
+        judged = [x for x in inputs if x.name not in leave]
+        yield "unscaled-inputs", _strongest(judge_inputs.unscaled_inputs(x) for x in judged)
+        yield "disparate-feature-scales", _strongest(judge_inputs.disparate_scales(x) for x in judged)
+        found = (
+            judge_inputs.categorical_as_numeric(name, columns, len(self.moments[name].mean), watch.roles.certain)
+            for name, columns in self.codes.items()
+            if name in self.moments and columns
+        )
+        yield "categorical-as-numeric", _strongest(found)
+        yield "corrupt-samples", self._corrupt(watch, run)
+        yield from self._judge_targets(watch, run, inputs)
+
+    def _judge_targets(
+        self, watch: BatchWatch, run: Context, inputs: list[InputNumbers]
+    ) -> Iterator[tuple[str, Verdict | None]]:
+        classes, scale = watch.labels.classes(), watch.labels.scale()
+        varied = True
+        self.only_class = False
+        grouped = imbalanced = single = None
+        if classes is not None:
+            varied = sum(c > 0 for c in classes.counts) > 1
+            self.only_class = not varied
+            imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted)
+            if not classes.dense and not run.deliberate:
+                grouped = judge_targets.unshuffled(
+                    classes.grouping, classes.error, classes.blocks, run.shuffles, classes=True
+                )
+            whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
+            single = judge_targets.one_class(
+                classes.counts, watch.labels.rows, whole and not run.deliberate, watch.plain and watch.roles.certain
+            )
+            total = max(1.0, sum(classes.counts))
+            for k, count in enumerate(classes.counts[:SHOWN_CLASSES]):
+                self.logged[f"stall/targets/share/{k}"] = count / total
+        elif scale is not None:
+            varied = scale.std > 0
+            if not run.deliberate:
+                grouped = judge_targets.unshuffled(
+                    scale.grouping, 1 / math.sqrt(scale.batches), scale.batches, run.shuffles, classes=False
+                )
+            self.logged |= {"stall/targets/mean": scale.mean, "stall/targets/std": scale.std}
+        if not run.deliberate:
+            others = any((m := w.read()) is None or m.changes for w in watch.integers.values())
+            yield "constant-inputs", judge_inputs.constant_inputs(inputs, others, varied)
+        yield "class-imbalance", imbalanced
+        yield "unshuffled-data", grouped
+        yield "unscaled-targets", self._off_scale(watch, run, scale)
+        yield "uninformative-targets", single or self._uninformative(watch, run, inputs)
+
+    def _off_scale(self, watch: BatchWatch, run: Context, scale: TargetScale | None) -> Verdict | None:
+        if scale is not None and watch.labels.kind is not None and watch.roles.certain:
+            return judge_targets.unscaled_targets(
+                scale.mean, scale.std, scale.residual, scale.rows, watch.labels.kind.upper()
+            )
+        if scale is None and watch.labels.kind is None and not watch.roles.certain and watch.guessed is not None:
+            return _off_scale_by_guess(watch.guessed, run)
+        if watch.soft is not None:
+            total, spread, hard, least = watch.soft.numbers.tolist()
+            if least >= 0:
+                return judge_targets.soft_targets(total, spread, bool(hard), watch.soft.rows, watch.soft.field)
+        return None
+
+    def _uninformative(self, watch: BatchWatch, run: Context, inputs: list[InputNumbers]) -> Verdict | None:
+        known = run.val_explained if math.isfinite(run.val_explained) else run.explained
+        if run.step < LONG_ENOUGH or run.deliberate or not known < judge_targets.EXPLAINED_LITTLE:
+            return None
+        if not self._asked:
+            self._asked = True
+            self.bond = self._ask(watch)
+        if self.bond is None:
+            return None
+        healthy = all(judge_inputs.unscaled_inputs(x) is None and x.changes for x in inputs)
+        return judge_targets.uninformative_targets(
+            run.explained, self.bond.best, self.bond.samples, run.update_ratio, run.val_explained, healthy
+        )
+
+    def _ask(self, watch: BatchWatch) -> Signal | None:
+        """Whether the samples themselves tell anything about their targets."""
+        parts = [w.sample for w in watch.inputs.values() if w.sample]
+        lengths = [len(t) for t in watch.labels.sample]
+        aligned = [p for p in parts if [len(t) for t in p] == lengths[: len(p)] and len(p) >= len(lengths) - 1]
+        if not aligned or watch.labels.mixed or watch.labels.dense or not watch.roles.certain:
+            return None
+        rows = [r for p in aligned if (r := stacked(p)) is not None]
+        y = stacked(watch.labels.sample)
+        n = min(len(r) for r in [*rows, y]) if y is not None else 0
+        if y is None or not n:
+            return None
+        return signal(torch.cat([r[:n] for r in rows], 1), y[:n], watch.labels.kind == "cross-entropy")
+
+    # ------------------------------------------------------------------ inputs
+
+    def _numbers(self, watch: BatchWatch, name: str, loader: Any) -> InputNumbers:
+        m = self.moments[name]
+        entry, as_it_is = watch.entry(name)
+        tag = name.replace("batch", "", 1).strip("[]'.") or "batch"
+        self.logged[f"stall/inputs/mean/{tag}"] = math.fsum(m.mean) / len(m.mean)
+        self.logged[f"stall/inputs/std/{tag}"] = math.sqrt(math.fsum(s * s for s in m.std) / len(m.std))
+        return InputNumbers(
+            name=name,
+            batches=m.batches,
+            rows=m.rows,
+            rms=m.rms,
+            nonzero_rms=m.nonzero_rms,
+            mean=m.mean,
+            std=m.std,
+            spreads=self.spreads.get(name, ()),
+            columns=column_names(loader, len(m.mean)),
+            changes=m.changes,
+            single_value=m.single_value,
+            normalised=entry is not None and as_it_is and entry.normalises,
+            entry=entry.module if entry is not None and as_it_is else "",
+            entry_rms=math.nan if entry is None or as_it_is else entry.rms,
+            entry_spreads=math.nan if entry is None or as_it_is else entry.spreads,
+        )
+
+    def _read_sample(self, watch: BatchWatch, loader: Any) -> None:
+        """Look at the kept rows of tables, again only where there are more of them."""
+        kept = sum(len(t) for w in watch.inputs.values() for t in w.sample)
+        if (kept < self._sampled + 32 and kept < 2 * self._sampled) or not kept:
+            return
+        self._sampled = kept
+        y = stacked(watch.labels.sample) if not watch.labels.mixed and not watch.labels.dense else None
+        for name, w in watch.inputs.items():
+            rows = stacked(w.sample)
+            if rows is None or rows.shape[1] > WIDEST or len(w.shape) > 2 or (len(w.shape) == 2 and w.shape[1] > 1):
+                continue
+            names = [f"position {i}" for i in range(rows.shape[1])]
+            if len(w.shape) == 1:
+                self.spreads[name] = robust_spreads(rows)
+                names = column_names(loader, rows.shape[1])
+            whole = (rows == rows.round()).all(0).tolist()
+            target = y if y is not None and len(y) == len(rows) else None
+            self.codes[name] = [
+                (names[i], c.levels, c.as_categories, c.as_curve)
+                for i, fits in enumerate(whole[-MOST_COLUMNS:], max(0, len(whole) - MOST_COLUMNS))
+                if fits and (c := code_column(rows[:, i], target, watch.labels.kind == "cross-entropy")) is not None
+            ]
+
+    def _corrupt(self, watch: BatchWatch, run: Context) -> Verdict | None:
+        for name, history in watch.extremes.items():
+            for leap in history.leaps():
+                place = f"{name}, column {leap.column}" if leap.column >= 0 else name
+                loss, norm = (_leap_over(values, leap.step) for values in (run.losses, run.norms))
+                batch = f"batch {leap.batch_idx} of epoch {leap.epoch}"
+                self.outliers.append(Outlier(place, batch, leap.step, leap.row, leap.ratio, leap.limit, loss, norm))
+        self.outliers = sorted(self.outliers, key=lambda o: -o.ratio)[:REMEMBERED]
+        return judge_inputs.corrupt_samples(self.outliers, watch.batches)
+
+
+def _off_scale_by_guess(target: FieldWatch, run: Context) -> Verdict | None:
+    """Where the loss is not a built-in one: the field that should be the target is, if the first losses are of its size."""
+    moments = target.read()
+    if moments is None or not run.first_loss > 0 or not moments.rms > 0 or not run.losses:
+        return None
+    now = run.losses[-1][1]
+    for power in (1, 2):  # a mean absolute error, a mean squared error
+        if 0.2**power < run.first_loss / moments.rms**power < 5.0**power:
+            residual = moments.rms * (max(now, 0.0) / run.first_loss) ** (1 / power)
+            mean = math.fsum(moments.mean) / len(moments.mean)
+            std = math.sqrt(max(0.0, moments.rms**2 - mean**2))
+            return judge_targets.unscaled_targets(mean, std, residual, moments.rows, "training")
+    return None
+
+
+def _leap_over(values: Sequence[tuple[int, float]], step: int) -> float:
+    """Value of one step over the median of those around it.
+
+    Infinite where it is not finite and was before; 0 where it can not be told.
+    """
+    near = [(s, v) for s, v in values if abs(s - step) <= USUAL_OVER]
+    others = sorted(v for s, v in near if s != step and math.isfinite(v))
+    own = [v for s, v in near if s == step]
+    before = [v for s, v in near if s == step - 1]
+    if not own or len(others) < 4 or not all(map(math.isfinite, before)):
+        return 0.0
+    if not math.isfinite(own[-1]):
+        return math.inf
+    middle = others[len(others) // 2]
+    return own[-1] / middle if middle > 0 else 0.0
+
+
+def _strongest(verdicts: Iterator[Verdict | None]) -> Verdict | None:
+    return max((v for v in verdicts if v is not None), key=lambda v: v.evidence["strength"], default=None)

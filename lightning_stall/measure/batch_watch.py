@@ -1,0 +1,190 @@
+"""Everything gathered from the batches of one fit: which fields they have, their moments, extremes, labels and order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
+
+from lightning_stall.measure.batches import Field, Roles, batch_size, find_roles, loss_terms, match, soft_target
+from lightning_stall.measure.columns import ExtremeHistory, FieldWatch, extremes, row_of_largest
+from lightning_stall.measure.entries import Entry, EntryHooks
+from lightning_stall.measure.hashes import Overlap
+from lightning_stall.measure.labels import LabelWatch
+from lightning_stall.measure.losses import recognise
+
+FIRST = 32  # batches that are all measured; of smaller ones, as many as hold 256 samples
+LEAST_ROWS = 256
+LONGEST = 128
+SUSPICIOUS = 30.0  # times the usual extreme, at which the row is looked for
+
+
+@dataclass
+class BadBatch:
+    """A batch with entries that are not finite, where it can be looked into at once (on the CPU)."""
+
+    step: int
+    epoch: int
+    batch_idx: int
+    field: str
+    rows: int
+    row: int
+    columns: list[int]  # of a table; empty else
+    width: int
+    share: float
+
+
+@dataclass
+class SoftTargets:
+    """Sums of the rows of class probabilities, (4,) on the device: mean, deviation, whether all are 0 or 1, least."""
+
+    numbers: Tensor
+    rows: int
+    field: str
+
+
+@dataclass
+class BatchWatch:
+    """Feeds each batch to what measures it. Waits for the device only where `look` and `measure` are told it may."""
+
+    roles: Roles = field(default_factory=Roles)
+    entries: list[Entry] = field(default_factory=list)
+    inputs: dict[str, FieldWatch] = field(default_factory=dict)
+    integers: dict[str, FieldWatch] = field(default_factory=dict)
+    extremes: dict[str, ExtremeHistory] = field(default_factory=dict)
+    labels: LabelWatch = field(default_factory=LabelWatch)
+    overlap: Overlap = field(default_factory=Overlap)
+    soft: SoftTargets | None = None
+    guessed: FieldWatch | None = None  # a float field that may be the target, where the loss does not tell
+    bad: BadBatch | None = None  # the first, on the CPU
+    bad_here: bool | Tensor = False  # whether this accumulation window holds such a batch
+    batches: int = 0  # all that were looked at
+    measured: int = 0
+    rows: int = 0
+    plain: bool = True  # the loss is one built-in loss
+    _hooks: EntryHooks = field(default_factory=EntryHooks)
+
+    @property
+    def starting(self) -> bool:
+        """Whether every batch is still measured."""
+        return self.measured < FIRST or (self.rows < LEAST_ROWS and self.measured < LONGEST)
+
+    def look(self, found: Sequence[Field], step: int, epoch: int, batch_idx: int) -> None:
+        """Every batch: the extremes of each float field, and whether they are finite."""
+        self.batches += 1
+        for f in found:
+            if not f.floating:
+                continue
+            largest = extremes(f.tensor)
+            history = self.extremes.setdefault(f.name, ExtremeHistory())
+            history.add(step, epoch, batch_idx, largest)
+            finite = torch.isfinite(largest).all()
+            if finite.device.type != "cpu":
+                self.bad_here = ~finite | self.bad_here
+            elif not bool(finite):
+                self.bad_here = True
+                if self.bad is None:
+                    self.bad = locate(f, step, epoch, batch_idx)
+            elif f.tensor.ndim and float(largest.max()) > SUSPICIOUS * history.usual:
+                history.rows[step] = int(row_of_largest(f.tensor))
+
+    def watch_entries(self, module: Any, found: Sequence[Field]) -> None:
+        """Watch what the first trained layers receive in the forward pass that follows."""
+        self._hooks.install(module, found)
+
+    def close(self) -> None:
+        self._hooks.remove()
+
+    def settle(self, loss: Tensor, found: Sequence[Field]) -> None:
+        """Tell inputs from targets, now that the loss is there. Waits for the device."""
+        self._hooks.remove()
+        self.entries = self._hooks.read() or self.entries
+        self.roles = find_roles(found, loss_terms(loss))
+        soft = soft_target(loss)
+        if soft is not None and (name := match(soft, found)) is not None:
+            self.roles = Roles([n for n in self.roles.inputs if n != name], [name], True)
+            if not self.roles.inputs:
+                self.roles.inputs = [f.name for f in found if f.floating and f.name != name]
+
+    def measure(self, loss: Tensor, found: Sequence[Field], keep_rows: bool) -> None:
+        """One batch in full. `keep_rows` while no sample comes twice."""
+        self.measured += 1
+        self.rows += batch_size(found)
+        for f in found:
+            if f.name in self.roles.inputs:
+                watch = self.inputs.setdefault(f.name, FieldWatch(self._layer(f.name)))
+                watch.update(f.tensor, keep_rows)
+            elif f.floating and f.name in self.roles.targets and not self.roles.certain:
+                self.guessed = self.guessed or FieldWatch()
+                self.guessed.update(f.tensor, False)
+            elif not f.floating and f.name not in self.roles.targets:
+                self.integers.setdefault(f.name, FieldWatch()).update(f.tensor, False)
+        self.measure_labels(loss, found, keep_rows)
+
+    def measure_labels(self, loss: Tensor, found: Sequence[Field], keep_rows: bool) -> None:
+        """The targets of one batch, as they reached the loss."""
+        seen = recognise(loss)
+        self.plain = self.plain and seen is not None
+        if seen is not None:
+            self.labels.update(seen, keep_rows)
+        elif self.measured <= FIRST and (target := soft_target(loss)) is not None and self.roles.certain:
+            sums = target.detach().float().sum(1)
+            hard = ((target == 0) | (target == 1)).all().float()
+            numbers = torch.stack([sums.mean(), sums.std(correction=0), hard, target.min().float()])
+            self.soft = SoftTargets(numbers, len(target), self.roles.targets[0] if self.roles.targets else "")
+
+    def _layer(self, name: str) -> str:
+        return next((e.layer for e in self.entries if e.field == name), "")
+
+    def entry(self, name: str) -> tuple[Entry | None, bool]:
+        """The layer that a field enters as it is; else what enters first instead of it. And whether it is as it is."""
+        own = next((e for e in self.entries if e.field == name), None)
+        if own is not None:
+            return own, True
+        return next((e for e in self.entries if e.field is None), None), False
+
+    def hashed(self, found: Sequence[Field]) -> list[Tensor]:
+        """The float inputs of a batch that share its number of samples, for telling samples apart."""
+        size = batch_size(found)
+        names = self.roles.inputs
+        return [f.tensor for f in found if f.name in names and f.tensor.ndim and len(f.tensor) == size > 0]
+
+
+def locate(f: Field, step: int, epoch: int, batch_idx: int) -> BadBatch:
+    """Which rows and columns of a field are not finite; waits for the device."""
+    bad = ~torch.isfinite(f.tensor.detach())
+    rows, columns = [0], []
+    if bad.ndim:
+        rows = torch.nonzero(bad.reshape(len(bad), -1).any(1)).flatten().tolist()
+        if bad.ndim == 2:
+            columns = torch.nonzero(bad.any(0)).flatten().tolist()
+    width = bad.shape[-1] if bad.ndim else 1
+    return BadBatch(step, epoch, batch_idx, f.name, len(rows), rows[0], columns, width, float(bad.float().mean()))
+
+
+def recall(watch: BatchWatch, step: int) -> BadBatch | None:
+    """The bad batch of an earlier step, as far as its extremes tell (on an accelerator the batch itself is gone)."""
+    for name, history in watch.extremes.items():
+        for at, epoch, batch_idx, largest in history.entries:
+            finite = torch.isfinite(largest)
+            if at == step and not bool(finite.all()):
+                columns = torch.nonzero(~finite).flatten().tolist() if len(largest) > 1 else []
+                return BadBatch(step, epoch, batch_idx, name, 1, -1, columns, len(largest), float("nan"))
+    return None
+
+
+def draws_at_random(loader: Any) -> bool | None:
+    """Whether this loader shuffles; None where it does not say (a stream). A sampler of the user's own counts as random."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset) or not hasattr(loader, "sampler"):
+        return None
+    batches = getattr(loader, "batch_sampler", None)
+    if batches is not None and type(batches) is not BatchSampler and not hasattr(batches, "sampler"):
+        return True
+    sampler = getattr(batches, "sampler", None) or loader.sampler
+    if isinstance(sampler, DistributedSampler):
+        return bool(sampler.shuffle)
+    return not isinstance(sampler, SequentialSampler)

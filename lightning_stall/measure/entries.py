@@ -1,0 +1,102 @@
+"""What the first trained layers receive: the batch as it is, or what a step has made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from lightning_stall.measure.batches import Field
+
+MOST_ENTRIES = 8
+NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor that entered a layer with weights and carries no gradient, so nothing trained stands before it."""
+
+    module: str
+    layer: str  # class name
+    field: str | None  # the batch's field whose memory it is; None for something computed
+    rms: float
+    spreads: float  # largest over smallest standard deviation of its columns, those that vary; NaN where unknown
+
+    @property
+    def normalises(self) -> bool:
+        return self.layer.startswith(NORMALISING)
+
+
+@dataclass
+class EntryHooks:
+    """Hooks for one forward pass. Statistics are taken inside the hook (what follows may work in place), on the device."""
+
+    _handles: list[Any] = field(default_factory=list, repr=False)
+    _seen: list[tuple[str, str, str | None, Tensor]] = field(default_factory=list, repr=False)
+
+    def install(self, module: Module, fields: Sequence[Field]) -> None:
+        """Watch every layer that holds weights itself and has no children that do; not in a compiled model."""
+        self.remove()
+        self._seen = []
+        if _compiled(module):
+            return
+        memory = {f.tensor.untyped_storage().data_ptr(): f.name for f in reversed(fields)}
+        for name, layer in module.named_modules():
+            own = next(layer.parameters(recurse=False), None)
+            if own is not None and all(next(c.parameters(), None) is None for c in layer.children()):
+                hook = _Look(name, type(layer).__name__, memory, self._seen)
+                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def read(self) -> list[Entry]:
+        """What entered; waits for the device."""
+        entries = []
+        for module, layer, name, numbers in self._seen:
+            rms, spreads = numbers.tolist()
+            entries.append(Entry(module, layer, name, rms, spreads))
+        return entries
+
+
+@dataclass
+class _Look:
+    name: str
+    layer: str
+    memory: Mapping[int, str]
+    seen: list[tuple[str, str, str | None, Tensor]]
+
+    def __call__(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for x in (*args, *kwargs.values()):
+            if len(self.seen) >= MOST_ENTRIES or not isinstance(x, Tensor) or not x.is_floating_point():
+                continue
+            if (x.requires_grad and not x.is_leaf) or not x.numel() or x.layout is not torch.strided:
+                continue
+            with torch.no_grad():
+                self.seen.append((self.name, self.layer, self.memory.get(x.untyped_storage().data_ptr()), _numbers(x)))
+
+
+def _numbers(x: Tensor) -> Tensor:
+    values = x.detach().float()
+    spreads = torch.full((), math.nan, device=x.device)
+    if values.ndim == 2 and len(values) > 1:
+        std = values.std(0)
+        smallest = torch.where(std > 0, std, torch.full_like(std, math.inf)).min()
+        spreads = std.max() / smallest
+    return torch.stack([values.square().mean().sqrt(), spreads])
+
+
+def _compiled(module: Module) -> bool:
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in module.modules()
+    )

@@ -1,0 +1,253 @@
+"""What a loss is given: probabilities for logits, shapes that broadcast, one unit, the batch for the classes.
+
+Each rule holds for certain from the graph and names its healthy look-alikes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax, softmax_size, text
+from lightning_stall.measure.loss_graph import (
+    BUILT_IN,
+    BY_HAND,
+    LAYERS,
+    REGRESSION,
+    Edge,
+    Term,
+    both_need_gradients,
+    children,
+    difference,
+    prediction,
+    producer,
+    saved,
+    shape,
+    short,
+)
+
+
+def given_wrong(term: Term, given: Given) -> Iterator[Fault]:
+    """Everything that is wrong with what this term is given; waits for the device."""
+    one = next(_one_unit(term, given), None)
+    if one is not None:
+        yield one  # and whatever else there is follows from it
+        return
+    yield from _probabilities(term, given)
+    yield from _batch_axis(term, given)
+    yield from _broadcast(term, given)
+    yield from _columns_against_an_index(term, given)
+
+
+def _one_unit(term: Term, given: Given) -> Iterator[Fault]:
+    """A softmax over one unit is 1 and its logarithm 0, for every input. Several samples are needed: a contrastive loss
+    over a last batch of one has one candidate, too."""
+    log = log_softmax(term)
+    if log is not None and softmax_size(log)[1] == 1 and math.prod(shape(log)) >= 2:
+        yield Fault(
+            "wrong-loss-for-task",
+            f"Cross-entropy over one output, of shape {text(shape(log))}: the softmax of one unit is 1, so the loss is 0 and "
+            "has no gradient; it takes at least 2 outputs.",
+            "For yes or no with one output use binary cross-entropy, with targets of the output's shape:\n\n"
+            "    loss = F.binary_cross_entropy_with_logits(self(x).squeeze(-1), y.float())\n\n"
+            "For C classes end the model in `nn.Linear(width, C)`.",
+            {"outputs": 1.0, "samples": float(math.prod(shape(log)))},
+            given.names.of_loss("cross-entropy"),
+        )
+        return
+    found = prediction(term) if term.kind in BUILT_IN | BY_HAND else None
+    if found is None or found.op != "Softmax" or softmax_size(found.edge)[1] != 1 or math.prod(found.shape) < 2:
+        return
+    who, where = given.names.of("Softmax", found.edge)
+    yield Fault(
+        "output-range-mismatch",
+        f"{capital(who)} runs over one unit, of shape {text(found.shape)}: its output is 1 for every input and its gradient "
+        "0; it takes at least 2 units.",
+        "Drop the softmax. For two classes with one output:\n\n"
+        "    loss = F.binary_cross_entropy_with_logits(self(x).squeeze(-1), y.float())",
+        {"units": 1.0, "samples": float(math.prod(found.shape))},
+        where,
+    )
+
+
+def _probabilities(term: Term, given: Given) -> Iterator[Fault]:
+    """Healthy: log-softmax twice, NLL of log-probabilities, a softmax deeper in the model, or one with a factor."""
+    log = log_softmax(term)
+    if log is not None:
+        edge = producer(children(log[0])[0])
+        classes = softmax_size(log)[1]
+        if short(edge[0]) == "Softmax" and (softmax_size(edge)[1] == classes):
+            yield _twice(given, "Softmax", edge, "cross-entropy", _least(classes), classes)
+    elif term.kind == "cross-entropy":
+        yield from _likelihood_of(term, given)
+    elif term.kind == "binary cross-entropy with logits":
+        found = prediction(term)
+        if found is not None and found.op in ("Sigmoid", "Softmax"):
+            yield _twice(given, found.op, found.edge, "binary cross-entropy with logits", math.log1p(math.exp(-1)), 2)
+
+
+def _least(classes: int) -> float:
+    """The least cross-entropy of outputs between 0 and 1 that sum to 1."""
+    return math.log1p((classes - 1) / math.e)
+
+
+def _twice(given: Given, op: str, edge: Edge, loss: str, floor: float, classes: int) -> Fault:
+    who, where = given.names.of(op, edge)
+    own = "sigmoid" if loss.startswith("binary") else "softmax"
+    return Fault(
+        "probabilities-as-logits",
+        f"{capital(who)} makes probabilities of the output, and {loss} applies its own {own} to them: for a sure and right "
+        f"answer the loss is still {floor:.3g}, where logits reach 0.",
+        f"Return logits: drop {who.rstrip(',')}; the loss applies it. Make probabilities only where they are shown or "
+        f"used:\n\n    probabilities = logits.{'sigmoid()' if own == 'sigmoid' else 'softmax(dim=-1)'}  # in predict_step",
+        {"least_loss": floor, "classes": float(classes)},
+        where,
+    )
+
+
+def _likelihood_of(term: Term, given: Given) -> Iterator[Fault]:
+    """`nll_loss` of something that is no log-probability: of a softmax, or of a layer's raw output above 0."""
+    found = prediction(term)
+    if found is None or found.op not in ("Softmax", *LAYERS):
+        return
+    if found.op == "Softmax":
+        who, where = given.names.of("Softmax", found.edge)
+        yield Fault(
+            "probabilities-as-logits",
+            f"`nll_loss` receives probabilities from {who.rstrip(',')}, where it takes log-probabilities: the loss lies between "
+            "-1 and 0 and hardly pushes a wrong answer, whose gradient should be the largest.",
+            "Pair `nll_loss` with a log-softmax, or hand logits to cross-entropy, which is the same:\n\n"
+            "    loss = F.nll_loss(F.log_softmax(logits, dim=-1), y)\n"
+            "    loss = F.cross_entropy(logits, y)",
+            {"least_loss": -1.0},
+            where,
+        )
+        return
+    values = saved(term.node, "self")
+    top = float(values.max()) if isinstance(values, Tensor) and values.numel() else -math.inf
+    if top > 1e-3 and not term.weighted and term.sign > 0:
+        yield Fault(
+            "wrong-loss-for-task",
+            f"`nll_loss` receives the raw output of a layer, up to {top:.3g}, where it takes log-probabilities, which are never "
+            "above 0: the loss falls without bound and learns nothing about the other classes.",
+            "Hand logits to cross-entropy:\n\n    loss = F.cross_entropy(logits, y)",
+            {"largest": top, "limit": 0.0},
+            given.names.of_loss("cross-entropy"),
+        )
+
+
+def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
+    """A softmax over the samples. Healthy: (N, N) similarities, and one score a sample as in listwise ranking."""
+    n = given.batch_size
+    log = log_softmax(term)
+    candidates = [log] if log is not None and term.kind == "cross-entropy" else []
+    below = producer(children(log[0])[0]) if log is not None else None
+    found = prediction(term) if log is None and term.kind in BUILT_IN else None
+    candidates += [e for e in (below, found.edge if found else None) if e is not None and short(e[0]) == "Softmax"]
+    for edge in candidates:
+        dim, length = softmax_size(edge)
+        size = shape(edge)
+        if dim != 0 or len(size) != 2 or length != n or n < 2 or size[1] in (1, n):
+            continue
+        op = short(edge[0])
+        who, where = given.names.of(op, edge)
+        yield Fault(
+            "batch-mixing",
+            f"{capital(who)} runs over dimension 0 of the output {text(size)}, the {n} samples of the batch, so each sample's "
+            f"output depends on its neighbours; dimension 1, the {size[1]} classes, would be right.",
+            "Normalise over the classes:\n\n    logits.log_softmax(dim=-1)  # or softmax(dim=-1); never dim=0",
+            {"dim": 0.0, "samples": float(n), "classes": float(size[1])},
+            where,
+            certain=term.kind == "cross-entropy",
+        )
+        return
+
+
+def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
+    """(N, 1) against (N,). Healthy: weights and biases that broadcast, and distances between all pairs of one tensor or
+    of two that were given a new dimension for it. A batch of one proves nothing."""
+    if term.kind not in REGRESSION | BY_HAND | {"norm"} or both_need_gradients(term):
+        return
+    found = prediction(term)
+    edge = term.edge if term.kind in REGRESSION else difference(term)
+    if found is None or edge is None:
+        return
+    values = saved(term.node, "self")
+    size = tuple(values.shape) if isinstance(values, Tensor) else shape(edge)
+    if len(size) < 2 or size[0] != size[1] or size[0] < 2:
+        return
+    n, rest = size[0], size[2:]
+    column, row = (n, 1, *rest), (n, *rest)
+    if found.given == column:
+        target = row
+    elif found.given == row:
+        target = column
+    else:
+        return
+    if term.kind in REGRESSION:
+        if not _stretched(saved(term.node, "target"), 0 if target == row else 1):
+            return
+    elif _new_dimension(term) or not any(tuple(t.shape) == target for t in given.batch):
+        return
+    yield Fault(
+        "loss-shape-mismatch",
+        f"The prediction {text(found.given)} and the target {text(target)} broadcast against each other to {text(size)}: "
+        f"each prediction is compared with the targets of all {n} samples, {n * n} pairs in place of {n}.",
+        "Give both the same shape, and let a wrong one fail:\n\n"
+        + (
+            "    prediction = prediction.squeeze(1)  # (N, 1) -> (N,)\n"
+            if found.given == column
+            else "    y = y.squeeze(1)  # (N, 1) -> (N,)\n"
+        )
+        + "    assert prediction.shape == y.shape, (prediction.shape, y.shape)",
+        {"pairs": float(n * n), "samples": float(n)},
+        given.names.of_loss(term.kind),
+    )
+
+
+def _stretched(target: object, dim: int) -> bool:
+    """Whether this target repeats along `dim`, as broadcasting makes it."""
+    if not isinstance(target, Tensor) or target.ndim <= dim:
+        return False
+    if target.stride(dim) == 0:
+        return True
+    return bool((target == target.narrow(dim, 0, 1)).all())  # a cast made a whole copy of it
+
+
+def _new_dimension(term: Term) -> bool:
+    """Whether the prediction was given a dimension right before the difference, as one does to compare all pairs."""
+    edge = difference(term)
+    inside = children(edge[0])[0] if edge is not None else None
+    return inside is not None and short(inside[0]) in ("Unsqueeze", "View", "UnsafeView")
+
+
+def _columns_against_an_index(term: Term, given: Given) -> Iterator[Fault]:
+    """K outputs of which each is drawn towards the index of the class. Healthy: an ensemble on one real target."""
+    found = prediction(term) if term.kind in REGRESSION and not both_need_gradients(term) else None
+    target = saved(term.node, "target") if found is not None else None
+    if found is None or not isinstance(target, Tensor) or target.ndim != 2 or found.given != tuple(target.shape):
+        return
+    n, classes = found.given
+    if classes < 3 or n < 2 or target.stride(1) != 0:
+        return
+    column = target[:, 0].float()
+    low, high, whole, kinds = torch.stack(
+        [
+            column.min(),
+            column.max(),
+            (column == column.round()).all().float(),
+            (column[1:] != column[:-1]).sum().float(),
+        ]
+    ).tolist()
+    if whole and low >= 0 and high == classes - 1 and kinds >= 2:
+        yield Fault(
+            "wrong-loss-for-task",
+            f"{term.kind.upper()} draws all {classes} outputs towards one class index from 0 to {high:.0f}; cross-entropy takes "
+            f"{classes} outputs and an index.",
+            "    loss = F.cross_entropy(self(x), y.long().reshape(-1))",
+            {"outputs": float(classes), "largest_target": high},
+            given.names.of_loss(term.kind),
+        )

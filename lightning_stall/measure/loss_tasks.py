@@ -1,0 +1,152 @@
+"""Faults that need more than one look, or the whole model: class numbers as quantities, sums, layers too few or too thin."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lightning_stall.measure.loss_fault import Fault
+from lightning_stall.measure.loss_graph import BUILT_IN, REGRESSION, Edge, Expression, prediction, saved
+from lightning_stall.measure.loss_names import parameter_owner
+from lightning_stall.measure.stacking import Layer, stack
+
+ENOUGH = 200  # targets to judge their kind by
+MOST_KINDS = 64  # different values above which they are no classes
+UNEVEN = 2.0  # times the even share, or its inverse: quantities pile up in the middle or at 0, classes need not
+TOO_LONG = 1.0  # a step as long as the weights themselves
+FITTING = 0.3  # of the weights: a long step, yet one that some runs live with
+UNSTABLE = frozenset({"diverging", "oscillating", "non-finite"})
+
+
+@dataclass
+class Indices:
+    """Targets of a squared error, one a sample, counted by value while they are few whole numbers."""
+
+    counts: Counter[float] = field(default_factory=Counter)
+    usable: bool = True
+
+    def update(self, loss: Expression, samples: int) -> None:
+        """Count one batch's targets; waits for the device."""
+        terms = loss.main
+        if not self.usable or len(terms) != 1 or terms[0].kind not in REGRESSION or terms[0].weighted:
+            self.usable = False
+            return
+        target, found = saved(terms[0].node, "target"), prediction(terms[0])
+        if not isinstance(target, Tensor) or found is None or math.prod(found.given) != samples != 0:
+            self.usable = False
+            return
+        if target.numel() != samples:  # broadcast, which is told elsewhere
+            return
+        values, counts = torch.unique(target.detach().float(), return_counts=True)
+        if len(values) > MOST_KINDS or not bool((values == values.round()).all()):
+            self.usable = False
+            return
+        self.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.usable = len(self.counts) <= MOST_KINDS
+
+    def fault(self) -> Fault | None:
+        """Healthy look-alikes: counts and ratings (they pile up), yes or no, numbers with gaps."""
+        total = sum(self.counts.values())
+        kinds = len(self.counts)
+        if not self.usable or total < ENOUGH or kinds < 3 or set(self.counts) != set(range(kinds)):
+            return None
+        even = total / kinds
+        if min(self.counts.values()) * UNEVEN < even or max(self.counts.values()) > UNEVEN * even:
+            return None
+        return Fault(
+            "wrong-loss-for-task",
+            f"A regression loss receives targets that look like class numbers: of {total} all are whole, from 0 to {kinds - 1} "
+            f"without a gap and about equally frequent ({min(self.counts.values()) / total:.0%} to "
+            f"{max(self.counts.values()) / total:.0%} each); it pretends that class 3 lies between 2 and 4.",
+            "If the numbers are names and no quantities, give each class an output:\n\n"
+            f"    self.head = nn.Linear(width, {kinds})\n"
+            "    loss = F.cross_entropy(self(x), y.long())",
+            {"classes": float(kinds), "targets": float(total)},
+            certain=False,
+        )
+
+
+@dataclass
+class Summed:
+    """A loss summed over the batch, and how long a step it makes against the weights."""
+
+    elements: float = 0.0  # what a mean would have divided by, and nothing else has
+    step: float = 0.0  # length of the first step over that of the weights
+    weighed: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the length of a step is still wanted."""
+        return self.elements > 0 and not self.weighed
+
+    def update(self, loss: Expression, samples: int, accumulate: int) -> None:
+        """Look at one loss."""
+        terms = loss.main
+        if self.elements or len(terms) != 1 or terms[0].kind not in BUILT_IN or terms[0].mean:
+            return
+        values = saved(terms[0].node, "target")
+        if isinstance(values, Tensor) and samples > 1 and terms[0].divided / accumulate < samples:
+            self.elements = float(values.numel())
+
+    def weigh(self, ratio: float, plain: bool) -> None:
+        """Take the length of a step over that of the weights; `plain` where the optimizer takes gradients as they are."""
+        self.weighed = True
+        self.step = ratio if plain else 0.0
+
+    def fault(self, state: str) -> Fault | None:
+        """Only where the run is unstable, the step too long, and a mean would have made it fitting."""
+        if state not in UNSTABLE or not self.step > TOO_LONG or self.step / self.elements > FITTING:
+            return None
+        return Fault(
+            "wrong-loss-for-task",
+            f"The loss is a sum over {self.elements:.0f} elements and the rate is meant for a mean: the first step was "
+            f"{self.step:.3g} times as long as the weights themselves, with a mean {self.step / self.elements:.2g} times.",
+            'Average over the batch, `reduction="mean"`, or divide the loss (or the rate) by its elements:\n\n'
+            "    loss = loss / target.numel()",
+            {"elements": self.elements, "step": self.step, "step_of_mean": self.step / self.elements},
+            certain=False,
+        )
+
+
+def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
+    """Layers stacked with nothing between them, and a layer of one unit on the way. Certain only where the model holds
+    nothing nonlinear at all; one pair alone may be a pretrained net's last layer under a new head."""
+    found = stack(edge)
+    if found.pairs and (not found.nonlinear or 2 * len(found.pairs) >= len(found.layers) - 1):
+        named = [f"{_name(lower, module)} -> {_name(upper, module)}" for upper, lower in reversed(found.pairs)]
+        all_of_it = (
+            "no operation of the model is nonlinear, so"
+            if not found.nonlinear
+            else "nothing nonlinear is between them, so"
+        )
+        yield Fault(
+            "missing-nonlinearity",
+            f"{len(found.pairs)} of {len(found.layers) - 1} pairs of neighbouring layers are stacked bare, first "
+            f"`{named[0]}`: {all_of_it} each pair computes what one layer would; 0 pairs would be fine.",
+            "Put an activation after each layer but the last:\n\n"
+            "    nn.Sequential(nn.Linear(n_in, 64), nn.ReLU(), nn.Linear(64, n_out))",
+            {"pairs": float(len(found.pairs)), "layers": float(len(found.layers))},
+            named,
+            certain=not found.nonlinear,
+        )
+    if found.bottleneck is not None:
+        upper, lower = found.bottleneck
+        yield Fault(
+            "insufficient-capacity",
+            f"`{_name(lower, module)}` passes one number on, between {lower.inside} features below and {upper.outside} above it: "
+            f"all the model knows of a sample goes through it; {min(lower.inside, upper.outside)} would be no bottleneck.",
+            f"Widen `{_name(lower, module)}`, at least to the smaller of its neighbours.",
+            {"width": 1.0, "below": float(lower.inside), "above": float(upper.outside)},
+            [_name(lower, module)],
+            certain=False,
+        )
+
+
+def _name(layer: Layer, module: nn.Module) -> str:
+    owner = parameter_owner(module, layer.weight) if layer.weight is not None else ""
+    return owner or f"a layer of {layer.outside}"

@@ -1,0 +1,135 @@
+"""Whether a few hundred samples tell anything about their targets, asked without the model; on the host, milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 5
+SHUFFLES = 64
+LEAST = 96  # samples below which no answer is given
+MOST_CLASSES = 64
+MOST_CODES = 64
+FEW_CODES = 20  # up to which codes are suspected without a look at the targets
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How well samples predict their targets: each score is in standard deviations above shuffled targets."""
+
+    neighbours: float  # do near samples have like targets
+    linear: float  # does a ridge regression, each sample left out, point the right way
+    samples: int
+
+    @property
+    def best(self) -> float:
+        return max(self.neighbours, self.linear)
+
+
+def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
+    """Look for any bond of inputs and targets, near by (nearest neighbours) and at large (ridge regression).
+
+    Args:
+        x: (n, D) rows.
+        y: (n, k) targets; class numbers in one column where `categorical`.
+
+    Returns:
+        None where there are too few different samples, or the targets do not vary.
+    """
+    x, kept = _different(x.double())
+    y = _encode(y[kept].double(), categorical)
+    if y is None or len(x) < LEAST or not x.shape[1]:
+        return None
+    y = y - y.mean(0)
+    power = y.square().sum()
+    if not float(power) > 0:
+        return None
+    kernel = x @ x.T / x.shape[1]
+    squares = kernel.diagonal()
+    far = squares[:, None] + squares[None] - 2 * kernel
+    far.fill_diagonal_(torch.inf)
+    near = torch.zeros_like(kernel).scatter_(1, far.topk(NEIGHBOURS, largest=False).indices, 1 / NEIGHBOURS)
+    eye = torch.eye(len(x), dtype=x.dtype)
+    hat = torch.linalg.solve(kernel + 0.1 * squares.mean() * eye, kernel)
+    leverage = hat.diagonal().clamp_max(0.999)
+    left_out = (hat - torch.diag(hat.diagonal())) / (1 - leverage)[:, None]
+    generator = torch.Generator().manual_seed(0)
+    shuffled = [y, *(y[torch.randperm(len(x), generator=generator)] for _ in range(SHUFFLES))]
+    targets = torch.cat(shuffled, 1)
+    scores = torch.stack(
+        [((w @ targets) * targets).sum(0).reshape(len(shuffled), -1).sum(1) / power for w in (near, left_out)], 1
+    )
+    chance = scores[1:]
+    deviations = (scores[0] - chance.mean(0)) / chance.std(0).clamp_min(1e-12)
+    return Signal(float(deviations[0]), float(deviations[1]), len(x))
+
+
+def _different(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardised columns that vary, of rows that are not copies of an earlier one; and which rows those are."""
+    spread = x.std(0)
+    x = x[:, spread > 1e-9 * x.abs().amax(0).clamp_min(1e-30)]
+    if not x.shape[1]:
+        return x, torch.arange(len(x))
+    _, group = torch.unique(x, dim=0, return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), len(x)).scatter_reduce_(0, group, torch.arange(len(x)), "amin")
+    kept = first.sort().values
+    x = x[kept]
+    return (x - x.mean(0)) / x.std(0).clamp_min(1e-30), kept
+
+
+def _encode(y: Tensor, categorical: bool) -> Tensor | None:
+    if not categorical:
+        spread = y.std(0)
+        return (y - y.mean(0)) / spread.clamp_min(1e-30) if len(y) > 1 else None
+    values, codes = torch.unique(y[:, 0], return_inverse=True)
+    if y.shape[1] != 1 or not 2 <= len(values) <= MOST_CLASSES:
+        return None
+    return torch.nn.functional.one_hot(codes, len(values)).double()
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A column of whole numbers, and what it says about the targets as categories and as a smooth curve."""
+
+    levels: int
+    as_categories: float  # share of the targets' variance explained by a value for each level
+    as_curve: float  # and by a polynomial of up to the third degree
+
+
+def code_column(column: Tensor, y: Tensor | None, categorical: bool) -> Codes | None:
+    """Whether a column holds codes 0..k-1 or 1..k with 3 to 64 levels, each of them common; None if not.
+
+    Args:
+        column: (n,) values.
+        y: (n, k) targets of the same samples, if known.
+    """
+    values = column.double()
+    if len(values) < 24 or not bool((values == values.round()).all()):
+        return None
+    levels, codes, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    k = len(levels)
+    if not 3 <= k <= MOST_CODES or float(levels[0]) not in (0.0, 1.0) or float(levels[-1] - levels[0]) != k - 1:
+        return None
+    # categories are drawn about alike; counts and pixels pile up at one end
+    if float(counts.max()) > 4 * len(values) / k:
+        return None
+    target = _encode(y.double(), categorical) if y is not None and len(y) == len(values) else None
+    if target is None or len(values) < 6 * k:
+        return Codes(k, 0.0, 0.0) if k <= FEW_CODES else None
+    t = (values - values.mean()) / values.std().clamp_min(1e-30)
+    degree = min(3, k - 2)
+    curve = torch.stack([t**p for p in range(degree + 1)], 1)
+    dummies = torch.nn.functional.one_hot(codes, k).double()
+    return Codes(k, _explained(dummies, target), _explained(curve, target))
+
+
+def _explained(design: Tensor, y: Tensor) -> float:
+    """Adjusted share of variance explained by least squares, no less than 0."""
+    n, p = design.shape
+    residual = y - design @ torch.linalg.lstsq(design, y).solution
+    total = (y - y.mean(0)).square().sum()
+    if not float(total) > 0 or n <= p:
+        return 0.0
+    return max(0.0, 1 - float(residual.square().sum() / total) * (n - 1) / (n - p))

@@ -1,0 +1,34 @@
+"""What weights tell by themselves: whether they were ever trained, and how far decay has worn them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def untrained(module: nn.Module) -> bool:
+    """Whether this layer's weight is still what torch's default initialisation drew.
+
+    Linear and convolution layers start uniform on (-1/sqrt(fan_in), 1/sqrt(fan_in)); recurrent ones on 1/sqrt(hidden).
+    Trained weights leave that interval or its spread. False for any layer too small to tell (under 64 weights), and for
+    layers of other kinds. Waits for the device: call it at checks.
+    """
+    if isinstance(module, _LINEAR):
+        fan_in = module.weight[0].numel()
+        return _uniform(module.weight, 1 / math.sqrt(fan_in))
+    if isinstance(module, nn.RNNBase):
+        return _uniform(module.weight_hh_l0, 1 / math.sqrt(module.hidden_size))
+    return False
+
+
+def _uniform(weight: Tensor, bound: float) -> bool:
+    w = weight.detach().float().flatten()
+    if w.numel() < 64 or weight.is_meta:
+        return False
+    top, spread = torch.stack([w.abs().max(), w.std()]).tolist()
+    slack = 3 / math.sqrt(w.numel())  # the sample's own error of the standard deviation, generously
+    return bool(0.9 * bound < top <= 1.0001 * bound and abs(spread * math.sqrt(3) / bound - 1) < slack)

@@ -1,0 +1,258 @@
+"""One fit's pipeline under watch: what is measured, collected and judged, from its start to its end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning_stall.measure.pipeline import memory_left, private_memory, usable_cores
+from lightning_stall.pipeline import sayings
+from lightning_stall.pipeline.clock import StepClock, Window
+from lightning_stall.pipeline.device import DeviceGaps
+from lightning_stall.pipeline.loaders import Loader, live_iterators, train_loaders
+from lightning_stall.pipeline.probe import LoaderWatch
+from lightning_stall.pipeline.sayings import Saying, Starved
+from lightning_stall.pipeline.stacks import Looks, PartCodes, StackSampler
+from lightning_stall.pipeline.verdict import ENOUGH, Verdict, crowd, processes_here
+from lightning_stall.pipeline.watchdog import Hang, Watchdog, worker_lines
+
+SCARCE = 0.05  # share of the machine's memory; below it the system may soon kill a worker
+
+
+class PipelineRun:
+    """Measures and judges one fit.
+
+    Args:
+        trainer: in its fit, loaders made.
+        watch: of the loaders; its probes may already run in their workers.
+        threshold: share of the step's time from which on waiting is starvation.
+        hang_floor: seconds; the least that is a hang.
+        on_hang: takes a `Hang`, in another thread.
+        interrupt: whether a hang ends the run.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        watch: LoaderWatch,
+        threshold: float,
+        hang_floor: float,
+        on_hang: Callable[[Hang], None],
+        interrupt: bool,
+    ) -> None:
+        self.trainer, self.watch = trainer, watch
+        self.processes = processes_here(trainer)
+        self.host_cores = usable_cores()
+        self.cores = max(1, self.host_cores // self.processes)  # for this process
+        self.clock = StepClock()
+        self.gaps = DeviceGaps.of(trainer.strategy.root_device)
+        self.verdict = Verdict(threshold)
+        self.last = Window()  # what the last check saw
+        self.device_idle: float | None = None  # share of the device's time
+        self.epoch_start = 0.0  # seconds before the last epoch's first batch
+        self.slow_starts = False
+        self._recent = Window()  # what the next verdict rests on
+        self._epoch = Window()
+        self._idle = [0.0, 0.0]  # seconds of the device, idle and in all
+        self._sampler: StackSampler | None = None
+        self._judged: set[int] = set()  # boards whose randomness has been judged
+        self.dog = Watchdog(self.clock, self._look_at_workers, on_hang, floor=hang_floor, interrupt=interrupt)
+        try:
+            self.clock.attach(trainer)
+            self.new_epoch()
+            self.dog.listen()
+            self.dog.start()
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def loaders(self) -> list[Loader]:
+        return train_loaders(self.trainer)
+
+    @property
+    def slowest(self) -> Loader:
+        """The loader most likely to be waited for: of several, the one with the fewest workers."""
+        return min(self.loaders, key=lambda one: one.workers, default=Loader("training loader", None))
+
+    def end(self) -> None:
+        """Take everything out."""
+        self.dog.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
+        self.clock.detach()
+
+    # ------------------------------------------------------------------ moments
+
+    def new_epoch(self) -> None:
+        self.clock.new_epoch()
+        for loader in self.loaders:  # they may have been made anew
+            self.watch.watch(loader.it)
+
+    def batch_starts(self) -> None:
+        if self.gaps is not None:
+            self.gaps.batch_starts()
+
+    def batch_ends(self) -> None:
+        if self.gaps is not None:
+            self.gaps.batch_ends()
+
+    def pause(self) -> None:
+        """What comes now is no step."""
+        if self.gaps is not None:
+            self.gaps.pause()
+
+    def check(self, waits: Sequence[float] = ()) -> tuple[list[Saying], list[str]]:
+        """What is to be told now, and the codes that do not hold any more.
+
+        Args:
+            waits: seconds a batch on each rank, as of the last check; empty for one process.
+        """
+        self._collect()
+        told = self._randomness() + self._memory()
+        gone: list[str] = []
+        if self.dog.hang is not None and self.dog.moved_on:
+            gone.append(self.dog.hang.code)
+        if self._recent.batches < ENOUGH:
+            return told, gone
+        seen, self._recent = self._recent, Window()
+        idle, self._idle = self._idle, [0.0, 0.0]
+        self.device_idle = idle[0] / idle[1] if self.gaps is not None and idle[1] > 0 else None
+        loaders = self.loaders
+        crowding = crowd(self.trainer, loaders, self.host_cores, self.processes)
+        self.verdict.update(seen, self.device_idle, crowding)
+        self._want_samples(self.verdict.suspected)
+        if self.verdict.crowded and crowding is not None:
+            busiest = max(loaders, key=lambda one: one.workers)
+            told.append(sayings.crowded(crowding, busiest, self.processes))
+            gone.append("data-starvation")
+        elif self.verdict.starved:
+            told.append(sayings.starved(seen, self.verdict, self.slowest, self.case(seen), waits))
+        elif not self.slow_starts:
+            gone.append("data-starvation")
+        return told, gone
+
+    def epoch_end(self) -> list[Saying]:
+        """The epoch is over; what its starts have to say."""
+        self.clock.enter("between epochs")
+        self.clock.close_batch()
+        self._collect()
+        started, self.watch.started = self.watch.started, 0.0
+        self.epoch_start = self.clock.first_fetch + started
+        self.verdict.starts.append(self.epoch_start)
+        self.verdict.steady.append(self._epoch.total)
+        self.pause()
+        busiest = max(self.loaders, key=lambda one: one.workers, default=None)
+        self.slow_starts = busiest is not None and self.verdict.starts_slowly()
+        if not self.slow_starts or busiest is None or self.verdict.starved or self.verdict.crowded:
+            return []
+        return [sayings.slow_starts(self.verdict, busiest, self.cores)]
+
+    def epoch_cost(self) -> float:
+        """Mean seconds a batch of the epoch that ended, its start included; begins the next epoch's sum."""
+        epoch, self._epoch = self._epoch, Window()
+        return (epoch.total + self.epoch_start) / (epoch.batches + 1)
+
+    def _collect(self) -> None:
+        window = self.clock.take()
+        if window.batches:
+            self.last = window
+            self.verdict.lost += sum(window.fetches)
+            self._recent.add(window)
+            self._epoch.add(window)
+        if self.gaps is not None:
+            idle, total, _ = self.gaps.take()
+            self._idle = [self._idle[0] + idle, self._idle[1] + total]
+
+    # ------------------------------------------------------------------ which part is slow
+
+    def case(self, seen: Window) -> Starved:
+        """What is known of a slow loader."""
+        loader = self.slowest
+        looks = self._looks(loader)
+        making = self._making(loader)
+        return Starved(
+            wait=seen.wait,
+            busy=seen.step - seen.wait,
+            making=making[0] if making else (seen.wait if not loader.workers else seen.step * loader.workers),
+            cpu=making[1] if making else (seen.fetch_cpu / max(sum(seen.fetches), 1e-9) if not loader.workers else 1.0),
+            cores=self.cores,
+            accelerator=self.gaps is not None,
+            part=looks.part(),
+            line=looks.line(),
+        )
+
+    def _making(self, loader: Loader) -> tuple[float, float] | None:
+        board = self.watch.board(loader.it)
+        return board.making() if board is not None and loader.workers else None
+
+    def _looks(self, loader: Loader) -> Looks:
+        board = self.watch.board(loader.it)
+        if board is not None and loader.workers:
+            return board.seen()
+        return self._sampler.looks if self._sampler is not None else Looks()
+
+    def _want_samples(self, wanted: bool) -> None:
+        """Have the makers of batches looked at while they seem slow: workers, or this thread."""
+        loader = self.slowest
+        board = self.watch.board(loader.it)
+        if loader.workers:
+            if board is not None:
+                board.wanted[0] = int(wanted)
+        elif wanted and self._sampler is None:
+            codes = PartCodes.of(getattr(loader.it, "dataset", None), getattr(loader.it, "collate_fn", None))
+            clock = self.clock
+            self._sampler = StackSampler(codes, lambda: clock.phase == "fetch", threading.get_ident())
+            self._sampler.start()
+
+    # ------------------------------------------------------------------ workers
+
+    def _randomness(self) -> list[Saying]:
+        for loader in self.loaders:
+            board = self.watch.board(loader.it)
+            # workers of an iterable dataset may shuffle alike on purpose, each to take its own share
+            if board is None or loader.workers < 2 or loader.iterable or id(board) in self._judged:
+                continue
+            found = board.alike()
+            if found or board.full():
+                self._judged.add(id(board))
+            if found:
+                return [sayings.alike(loader, *found[0])]
+        return []
+
+    def _memory(self) -> list[Saying]:
+        left = memory_left() if any(loader.workers for loader in self.loaders) else None
+        if left is None or left[0] > SCARCE * left[1]:
+            return []
+        workers = [worker.pid for iterator in live_iterators(self.trainer) for worker in iterator._workers]
+        taken = sum(private_memory(pid) for pid in workers)
+        # memory that others took is not for fewer workers to give back
+        return [sayings.scarce_memory(left, taken, len(workers))] if taken > left[0] else []
+
+    def _look_at_workers(self) -> tuple[list[str], list[str]]:
+        """For the watchdog, in its thread: a line a worker, and the stack of the one waited for."""
+        lines: list[str] = []
+        stacks: list[str] = []
+        for iterator in live_iterators(self.trainer):
+            its_lines, waited_for = worker_lines(iterator)
+            lines += its_lines
+            loader = next((one.it for one in self.loaders if one.of(iterator)), None)
+            if waited_for is None or loader is None:
+                continue
+            stack = self.watch.stack_of(loader, waited_for, iterator._workers[waited_for].pid)
+            if stack:
+                stacks.append(f"Stack of worker {waited_for}:\n{stack}")
+        return lines, stacks
+
+    def say_hang(self, hang: Hang, rank: int) -> Saying:
+        """A hang as it is told; the whole report goes to standard error of this rank at once."""
+        print(f"lightning_stall, rank {rank}: {hang.code}\n{hang.report()}", file=sys.stderr, flush=True)
+        return Saying(
+            hang.code,
+            hang.report() if self.processes == 1 else hang.summary(),
+            severity="warning" if hang.first else "critical",
+            evidence={"seconds": hang.seconds, "deadline": hang.deadline, "batches": float(hang.batches)},
+            where=[hang.phase, *hang.workers[:1]],
+        )

@@ -1,0 +1,111 @@
+"""When a wait for data is worth a word, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_stall.measure.pipeline import cpu_time, process_age
+from lightning_stall.pipeline.clock import Window
+from lightning_stall.pipeline.loaders import Loader, live_iterators
+
+FLOOR = 0.002  # seconds a batch; a shorter wait is not worth a person's time, whatever its share
+LOST = 0.5  # seconds lost so far before a word
+ENOUGH = 6  # steady batches that make a verdict
+PATIENCE = 3  # verdicts in a row
+CROWDED = 0.3  # share of their time that workers stand in line for a core, from which on they crowd each other
+FILLED = 0.4  # share of the cores that their computing fills, below which others crowd them
+START = 0.2  # seconds before an epoch's first batch, from which on they count
+STARTS_LOST = 1.5  # seconds lost on the starts of all epochs but the first
+STARTS = 3  # epochs but the first
+
+
+@dataclass
+class Verdict:
+    """Judges window after window. `starved` and `crowded` hold after three bad ones in a row, until two are well.
+
+    Args:
+        threshold: share of the step's time.
+    """
+
+    threshold: float
+    starved: bool = field(default=False, init=False)
+    crowded: bool = field(default=False, init=False)
+    suspected: bool = field(default=False, init=False)  # the last window was bad
+    lost: float = field(default=0.0, init=False)  # seconds waited in steady batches
+    _bad: int = field(default=0, init=False)
+    _well: int = field(default=0, init=False)
+    _crowded: int = field(default=0, init=False)
+    starts: list[float] = field(default_factory=list, init=False)  # seconds before the first batch, an epoch
+    steady: list[float] = field(default_factory=list, init=False)  # seconds of an epoch's other batches
+
+    def update(self, seen: Window, device_idle: float | None, crowd: Crowd | None) -> None:
+        """Take a window of steady batches.
+
+        Args:
+            seen: at least `ENOUGH` batches.
+            device_idle: share of its time an accelerator stood idle; None where there is none.
+            crowd: how far more workers than cores fare; None where there are not so many.
+        """
+        # time in which other programs had the cores is no fault of the loader
+        wait = seen.wait * (1 - seen.queued)
+        long_waits = sum(f >= FLOOR for f in seen.fetches)
+        waits = seen.share > self.threshold and wait >= FLOOR and long_waits >= max(3, seen.batches // 20)
+        self.suspected = waits and (device_idle is None or device_idle > self.threshold)
+        self._bad = self._bad + 1 if self.suspected else 0
+        self._well = 0 if self.suspected else self._well + 1
+        if self._bad >= PATIENCE and self.lost >= LOST:
+            self.starved = True
+        elif self._well >= 2:
+            self.starved = False
+        crowding = crowd is not None and crowd.crowding and (self.suspected or seen.queued >= CROWDED)
+        self._crowded = self._crowded + 1 if crowding else 0
+        self.crowded = self._crowded >= PATIENCE
+
+    def starts_slowly(self) -> bool:
+        """Whether the starts of epochs, rather than their batches, lose the time. The first epoch is left out."""
+        starts, steady = self.starts[1:], self.steady[1:]
+        lost, total = sum(starts), sum(starts) + sum(steady)
+        return (
+            len(starts) >= STARTS
+            and lost >= STARTS_LOST
+            and min(starts[-STARTS:]) >= START
+            and lost > self.threshold * total
+        )
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Far more workers than cores: how they fare."""
+
+    workers: int  # of all processes on this host
+    cores: int
+    queued: float  # share of their ready time in which they stood in line for a core
+    demand: float  # share of the cores that their computing filled
+
+    @property
+    def crowding(self) -> bool:
+        """Workers that wait for a disk may outnumber the cores; those that fill the cores may not."""
+        return self.queued >= CROWDED and self.demand >= FILLED
+
+
+def crowd(trainer: Any, loaders: list[Loader], cores: int, processes: int) -> Crowd | None:
+    """Of the training's workers; None where there are not at least twice as many of them as cores."""
+    workers = sum(loader.workers for loader in loaders) * processes
+    if workers < 2 * cores:
+        return None
+    running = queued = alive = 0.0
+    for iterator in live_iterators(trainer):
+        for worker in iterator._workers:
+            spent, age = (cpu_time(worker.pid), process_age(worker.pid)) if worker.pid else (None, None)
+            if spent is not None and age is not None:
+                running, queued = running + spent.running, queued + spent.queued
+                alive = max(alive, age)
+    if running + queued <= 0 or alive <= 0:
+        return None
+    return Crowd(workers, cores, queued / (running + queued), running * processes / (alive * cores))
+
+
+def processes_here(trainer: Any) -> int:
+    """Training processes of this host that share its cores."""
+    return max(1, min(int(trainer.world_size), int(trainer.num_devices)))

@@ -1,0 +1,125 @@
+"""Two real processes with gloo: one ill rank, one finding on both, the same rate on both, nobody left waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import json, os, sys, warnings, logging
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+from lightning.pytorch import Trainer, seed_everything
+from lightning_stall import GradientHealth, PlateauWatch, StallReport, StallCallback
+from lightning_stall.testing import Classifier, blobs, mlp
+
+class Breaks(StallCallback):
+    "Fails on one rank only, in the middle of the run."
+    def step_end(self, outputs, batch, batch_idx):
+        if self.hub.rank == 1 and self.hub.step == 10:
+            raise RuntimeError("on one rank")
+
+def corrupt(x, batch_idx):
+    return CORRUPT
+
+rank = int(os.environ["LOCAL_RANK"])
+seed_everything(0, verbose=False)
+report, plateau = StallReport(table=False), PlateauWatch(auto_remedy=True, factor=0.25)
+callbacks = [GradientHealth(auto_remedy=True), plateau, *EXTRA, report]
+module = Classifier(mlp(), rate=RATE, optimizer="sgd", corrupt=corrupt)
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=12, callbacks=callbacks, logger=False, log_every_n_steps=20,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
+)
+trainer.fit(module, blobs(batch_size=16))
+weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+out = {
+    "findings": [[f.code, f.step, f.severity, f.remedy, list(f.where)] for f in report.findings],
+    "scale": plateau.scale, "outcome": report.outcome, "causes": [c.code for c in report.causes],
+    "weights": weights.double().sum().item(), "finite": bool(weights.isfinite().all()),
+    "failed": [type(c).__name__ for c in callbacks if c.failed], "loss": report.hub.curve.means,
+}
+with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
+    json.dump(out, f)
+"""
+
+
+def two_ranks(folder: Path, corrupt: str, rate: float = 0.1, extra: str = "[]") -> list[dict[str, Any]]:
+    """Runs the program on both ranks and returns what each wrote."""
+    program = PROGRAM.replace("CORRUPT", corrupt).replace("RATE", str(rate)).replace("EXTRA", extra)
+    script = folder / "train.py"
+    script.write_text(textwrap.dedent(program))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(folder)],
+            env={**environment, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        logs = [p.communicate(timeout=150)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(log[-3000:] for log in logs)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    for name in ("findings", "scale", "outcome", "causes", "loss", "failed"):
+        assert first[name] == second[name], name
+    assert first["weights"] == pytest.approx(second["weights"], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_one_ill_rank_ends_with_one_finding(tmp_path: Path) -> None:
+    first, second = two_ranks(tmp_path, "x * float('nan') if batch_idx == 3 and rank == 1 else x")
+    same(first, second)
+    assert first["finite"], "the step was left out on both ranks"
+    told = [f for f in first["findings"] if f[2] != "info"]
+    codes = [f[0] for f in told]
+    assert len(codes) == len(set(codes)) or all(f[3] for f in told), "told once, but for what was mended again"
+    assert "nonfinite-loss" in codes
+    assert any("rank 1" in place for place in told[codes.index("nonfinite-loss")][4])
+
+
+@pytest.mark.slow
+def test_the_rate_is_the_same_on_both_ranks(tmp_path: Path) -> None:
+    first, second = two_ranks(tmp_path, "x", rate=60.0)
+    same(first, second)
+    assert first["scale"] < 1.0
+    assert "loss-diverging" in str(first["findings"]) or "loss-oscillating" in str(first["findings"])
+
+
+@pytest.mark.slow
+def test_a_failure_on_one_rank_switches_the_callback_off_on_both(tmp_path: Path) -> None:
+    first, second = two_ranks(tmp_path, "x", extra="[Breaks()]")
+    same(first, second)
+    assert first["failed"] == ["Breaks"]
+    assert first["causes"] == []
