@@ -48,13 +48,6 @@ class Layer:
     frozen: Sequence[Gap] = ()  # the same while it was kept from updating
     momentum: float | None = 0.1
 
-    def poor(self, min_values: int, rows: int) -> bool:
-        """Too few values, or so few samples that they give statistics as noisy as if they were."""
-        if len(self.values) < IN_A_ROW:
-            return False
-        few_samples = rows < FEW_ROWS and len(self.gaps) >= IN_A_ROW and median(d for d, _ in self.gaps) > FAR
-        return median(self.values) < min_values or few_samples
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,6 +60,18 @@ class Setting:
     accumulate: int = 1
     devices: int = 1
     shared: bool = False  # SyncBatchNorm is at work
+
+
+def poor(layer: Layer, setting: Setting) -> bool:
+    """Too few values, or so few samples that their statistics are as noisy as those of half as many values as would do.
+
+    The distance of batch means from running ones is noise only once the averages have settled.
+    """
+    if len(layer.values) < IN_A_ROW:
+        return False
+    settled = setting.step * (layer.momentum or 0.0) > 3 * SETTLED and len(layer.gaps) >= IN_A_ROW
+    few = setting.rows < FEW_ROWS and settled and median(d for d, _ in layer.gaps) > (2 / setting.min_values) ** 0.5
+    return median(layer.values) < setting.min_values or few
 
 
 @dataclass
@@ -165,12 +170,12 @@ def _list(names: Sequence[str]) -> str:
 def few_values(layers: Sequence[Layer], setting: Setting, apart: BothWays) -> Verdict | None:
     """Layers whose batches are too small, every time."""
     s = setting
-    poor = [x for x in layers if x.poor(s.min_values, s.rows)]
-    if not poor:
+    few = [x for x in layers if poor(x, s)]
+    if not few:
         return None
-    poor.sort(key=lambda x: median(x.values))
-    first, fewest = poor[0], median(poor[0].values)
-    evidence = {"values": fewest, "min_values": s.min_values, "layers": len(poor), "rows": s.rows}
+    few.sort(key=lambda x: median(x.values))
+    first, fewest = few[0], median(few[0].values)
+    evidence = {"values": fewest, "min_values": s.min_values, "layers": len(few), "rows": s.rows}
     cost = ""
     if apart.noisy or apart.streak >= IN_A_ROW:
         _, by_batch, by_running = apart.probes[-1]
@@ -196,7 +201,7 @@ def few_values(layers: Sequence[Layer], setting: Setting, apart: BothWays) -> Ve
             f"`{first.name}` makes its statistics of {fewest:.0f} values per channel in every batch ({meaning}); "
             f"{s.min_values} would do."
         )
-    names = [x.name for x in poor]
+    names = [x.name for x in few]
     return Verdict(SMALL, what + cost, _larger(fewest, s), evidence, names, statistical=not (hollow or cost))
 
 
@@ -229,7 +234,7 @@ def stale(layers: Sequence[Layer], setting: Setting, apart: BothWays, at_end: bo
     slowest = min((x.momentum for x in followed if x.momentum is not None), default=0.1)
     if not followed or not apart.stale(slowest, setting.step, setting.planned, at_end):
         return None
-    if any(x.poor(setting.min_values, setting.rows) for x in layers):
+    if any(poor(x, setting) for x in layers):
         return None  # small batches explain it, and are told
     followed.sort(key=lambda x: -max(x.gaps[-1]))
     step, by_batch, by_running = apart.probes[-1]

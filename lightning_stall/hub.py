@@ -48,7 +48,7 @@ class Hub:
 
     def __init__(self, trainer: Any, module: Any) -> None:
         self._trainer = weakref.ref(trainer)
-        self.module = module
+        self._module = weakref.ref(module)
         self.members: list[StallCallback] = []
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
@@ -63,7 +63,7 @@ class Hub:
         # a collective: read here, where every rank is, and nowhere else
         self.log_dir: str | None = None if trainer.fast_dev_run else trainer.log_dir
         self.readings = Readings(
-            module,
+            self._module,
             list(trainer.optimizers),
             accumulate=trainer.accumulate_grad_batches if module.automatic_optimization else 1,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
@@ -90,7 +90,7 @@ class Hub:
 
     @classmethod
     def of(cls, trainer: Any) -> Hub | None:
-        """The hub of this Trainer's running or last fit."""
+        """The hub of this Trainer's running fit."""
         return _HUBS.get(trainer)
 
     @classmethod
@@ -108,6 +108,11 @@ class Hub:
     @property
     def trainer(self) -> Any:
         return self._trainer()
+
+    @property
+    def module(self) -> Any:
+        """The LightningModule; held weakly, so that a report that outlives its run keeps no model alive."""
+        return self._module()
 
     @property
     def driver(self) -> StallCallback | None:
@@ -206,6 +211,9 @@ class Hub:
             self.active = False
             self._each("detach")
             self.rate.remove()
+            trainer = self.trainer
+            if trainer is not None and _HUBS.get(trainer) is self:
+                del _HUBS[trainer]
 
     # ------------------------------------------------------------------ what callbacks ask for
 

@@ -12,7 +12,7 @@ import torch
 from lightning_stall import judge_inputs, judge_targets
 from lightning_stall.judge_inputs import InputNumbers, Outlier, Verdict
 from lightning_stall.measure.batch_watch import BatchWatch
-from lightning_stall.measure.batches import column_names
+from lightning_stall.measure.batches import column_names, sample_count
 from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import TargetScale
 from lightning_stall.measure.probe import Signal, code_column, signal
@@ -33,10 +33,12 @@ class Context:
     shuffles: bool | None
     deliberate: bool  # `overfit_batches`: few samples in a fixed order are the aim
     epoch_over: bool  # at least one epoch was seen whole
+    batches: float  # in an epoch, infinite where not known
+    parameters: int  # that are trained
     losses: Sequence[tuple[int, float]]  # (step, loss)
     norms: Sequence[tuple[int, float]]  # (step, gradient norm)
     first_loss: float  # median of the first ones
-    state: str  # of the outcome
+    level: float  # the loss now, NaN where not known
     explained: float
     val_explained: float
     update_ratio: float
@@ -85,7 +87,7 @@ class BatchJudge:
         varied = True
         self.only_class = False
         grouped = imbalanced = single = None
-        if classes is not None:
+        if classes is not None and watch.roles.certain:  # targets made in the step (a GAN's ones) are no data
             varied = sum(c > 0 for c in classes.counts) > 1
             self.only_class = not varied
             imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted)
@@ -95,12 +97,12 @@ class BatchJudge:
                 )
             whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
             single = judge_targets.one_class(
-                classes.counts, watch.labels.rows, whole and not run.deliberate, watch.plain and watch.roles.certain
+                classes.counts, watch.labels.rows, whole and not run.deliberate, watch.plain
             )
             total = max(1.0, sum(classes.counts))
             for k, count in enumerate(classes.counts[:SHOWN_CLASSES]):
                 self.logged[f"stall/targets/share/{k}"] = count / total
-        elif scale is not None:
+        elif scale is not None and watch.roles.certain:
             varied = scale.std > 0
             if not run.deliberate:
                 grouped = judge_targets.unshuffled(
@@ -216,8 +218,22 @@ class BatchJudge:
         return judge_inputs.corrupt_samples(self.outliers, watch.batches)
 
 
+def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | None:
+    """Whether there is enough to learn from, once the run is over."""
+    samples = sample_count(run.loader)
+    if samples is None or run.deliberate or not watch.measured:
+        return None
+    if math.isfinite(run.batches):
+        samples = min(samples, math.ceil(run.batches * watch.rows / watch.measured))
+    classes = watch.labels.classes()
+    dense = sum(classes.counts) / max(1, watch.labels.rows) if classes is not None else 1.0
+    return judge_targets.too_little_data(
+        samples, samples * max(1.0, dense), run.parameters, run.explained, run.level, val_loss
+    )
+
+
 def _off_scale_by_guess(target: FieldWatch, run: Context) -> Verdict | None:
-    """Where the loss is not a built-in one: the field that should be the target is, if the first losses are of its size."""
+    """Without a built-in loss: the field that should be the target is it, if the first losses are of its size."""
     moments = target.read()
     if moments is None or not run.first_loss > 0 or not moments.rms > 0 or not run.losses:
         return None

@@ -213,7 +213,7 @@ def categorical_as_numeric(
         gain = categories - curve
         return Verdict(
             "categorical-as-numeric",
-            f"{column[:1].upper()}{column[1:]} of `{name}` holds {levels} whole numbers that act as names: a value for each explains "
+            f"In `{name}`, {column} holds {levels} whole numbers that act as names: a value for each explains "
             f"{categories:.0%} of the targets' variance, a smooth curve through them {curve:.0%}; within "
             f"{LEVELS_EXPLAIN:.0%} of each other they would pass for numbers.",
             evidence={
@@ -229,8 +229,8 @@ def categorical_as_numeric(
         column, levels, *_ = columns[0]
         return Verdict(
             "categorical-as-numeric",
-            f"All there is in `{name}` is {column} with {levels} whole numbers from 0 or 1 up, as category codes have; a "
-            "measured quantity would have fractions.",
+            f"All there is in `{name}` is {column} with {levels} whole numbers from 0 or 1 up, as category codes have; "
+            "a measured quantity would have fractions.",
             evidence={"levels": float(levels), "columns": float(len(columns)), "strength": 0.2},
             where=tuple(f"{name}: {c[0]}" for c in columns),
         )
@@ -271,8 +271,9 @@ def corrupt_samples(outliers: Sequence[Outlier], seen: int) -> Verdict | None:
     beyond = worst.ratio >= BEYOND_DOUBT and hurt >= 10 * THROWN
     return Verdict(
         "corrupt-samples",
-        f"In {worst.batch}{row} `{worst.field}` is {short(worst.ratio)} times as large as in a usual batch, and {leapt} on it; "
-        f"up to {short(worst.limit)} times would pass for these data. {len(hurting)} of {seen} batches are like that.",
+        f"In {worst.batch}{row} `{worst.field}` is {short(worst.ratio)} times as large as in a usual batch, and "
+        f"{leapt} on it; up to {short(worst.limit)} times would pass for these data. {len(hurting)} of {seen} batches "
+        "are like that.",
         evidence={
             "ratio": worst.ratio,
             "limit": worst.limit,

@@ -43,8 +43,8 @@ def unscaled_targets(mean: float, std: float, residual: float, rows: int, kind: 
         return None  # the model is there already: the scale did not stop it
     return Verdict(
         "unscaled-targets",
-        f"The targets have mean {short(mean)} and standard deviation {short(std)} where they reach the {kind} loss (over "
-        f"{rows} samples); about 0 and 1 are best, {fine} as root mean square.",
+        f"The targets have mean {short(mean)} and standard deviation {short(std)} where they reach the {kind} loss "
+        f"(over {rows} samples); about 0 and 1 are best, {fine} as root mean square.",
         f"""Train on standardised targets (measured here on {rows} samples), and undo it where you predict:
 
     y_mean, y_std = {mean:.6g}, {std if std > 0 else 1.0:.6g}
@@ -69,8 +69,8 @@ def soft_targets(total: float, spread: float, multi_hot: bool, rows: int, name: 
         return None
     return Verdict(
         "unscaled-targets",
-        f"The soft targets `{name}` of the cross-entropy sum to {short(total)} a sample (standard deviation {short(spread)}, "
-        f"{rows} samples); they must sum to 1.",
+        f"The soft targets `{name}` of the cross-entropy sum to {short(total)} a sample (standard deviation "
+        f"{short(spread)}, {rows} samples); they must sum to 1.",
         """Make each row a distribution, or pass class indices of type int64:
 
     target = target / target.sum(dim=1, keepdim=True)
@@ -96,14 +96,15 @@ def class_imbalance(counts: Sequence[float], predicted: Sequence[float], weighte
     rare = [k for k in range(len(counts)) if k != top and counts[k]]
     weights = ", ".join(f"{total / (len(counts) * max(c, 1)):.4g}" for c in counts[:32])
     if len(counts) == 2:
-        paste = f"loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor({counts[0] / max(counts[1], 1):.4g}))  # one output"
+        positive = f"{counts[0] / max(counts[1], 1):.4g}"
+        paste = f"loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor({positive}))  # one output"
         paste += f"\n    loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([{weights}]))  # one output a class"
     else:
         paste = f"loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([{weights}]))"
     return Verdict(
         "class-imbalance",
-        f"Class {top} makes up {largest:.1%} of {total:.0f} targets and {alone:.1%} of what the model predicts; with less than "
-        f"{MOST:.0%} of the targets, or less than {ALONE:.1%} of the predictions, it would pass.",
+        f"Class {top} makes up {largest:.1%} of {total:.0f} targets and {alone:.1%} of what the model predicts; with "
+        f"less than {MOST:.0%} of the targets, or less than {ALONE:.1%} of the predictions, it would pass.",
         f"""Weigh the classes by how rare they are, or draw rare ones more often (`WeightedRandomSampler`), not both:
 
     {paste}
@@ -120,24 +121,24 @@ Judge by balanced accuracy or F1, not by accuracy.
     )
 
 
-def one_class(counts: Sequence[float], rows: int, whole_epoch: bool, certain_target: bool) -> Verdict | None:
-    """Every target is of one class, over a whole epoch: there is nothing to tell apart."""
+def one_class(counts: Sequence[float], rows: int, whole_epoch: bool, only_loss: bool) -> Verdict | None:
+    """Every target is of one class, over a whole epoch: there is nothing to tell apart. Certain for the only loss."""
     present = [k for k, c in enumerate(counts) if c]
     if len(counts) < 2 or len(present) != 1 or sum(counts) < 64 or rows < 32 or not whole_epoch:
         return None
     return Verdict(
         "uninformative-targets",
-        f"All {sum(counts):.0f} targets of an epoch ({rows} samples) are of class {present[0]}, of {len(counts)} the model knows; "
-        "two classes are the least there is to learn.",
-        """Look at the labels before and after each transform. A cast to integer takes every fraction to 0, and scaling \
-meant for images takes masks there too:
+        f"All {sum(counts):.0f} targets seen ({rows} samples) are of class {present[0]}, of {len(counts)} the model "
+        "knows; two classes are the least there is to learn.",
+        """Look at the labels before and after each transform. A cast to integer takes every fraction to 0, and so does
+scaling that was meant for images:
 
     print(y_before.unique(), y.unique())  # before and after the cast
     y = (y_before > 0.5).long()  # or .round(), and not .long() alone
 """,
         {"classes": 1.0, "targets": float(sum(counts)), "strength": 0.95},
         (f"class {present[0]}",),
-        statistical=not certain_target,
+        statistical=not only_loss,
     )
 
 
@@ -159,8 +160,8 @@ def unshuffled(grouping: float, error: float, blocks: int, shuffles: bool | None
     label = "class" if classes else "target values"
     return Verdict(
         "unshuffled-data",
-        f"Batches come sorted: samples of one batch share their {label} far beyond chance, {grouping:.2f} on a scale from 0 "
-        f"(random order) to 1 (one {'class' if classes else 'value'} a batch), over {blocks} batches; under "
+        f"Batches come sorted: samples of one batch share their {label} far beyond chance, {grouping:.2f} on a scale "
+        f"from 0 (random order) to 1 (one {'class' if classes else 'value'} a batch), over {blocks} batches; under "
         f"{LEANING:g} would pass.",
         evidence={
             "grouping": grouping,
@@ -179,8 +180,8 @@ def leakage(found: int, looked_up: int, remembered: int) -> Verdict | None:
         return None
     return Verdict(
         "train-val-leakage",
-        f"{found} of {looked_up} validation samples ({found / looked_up:.0%}) also stand among {remembered} training samples; "
-        f"under {LEAKED_SHARE:.0%} would pass for chance copies.",
+        f"{found} of {looked_up} validation samples ({found / looked_up:.0%}) also stand among {remembered} training "
+        f"samples; under {LEAKED_SHARE:.0%} would pass for chance copies.",
         evidence={
             "leaked": float(found),
             "validation_samples": float(looked_up),
@@ -211,8 +212,8 @@ def too_little_data(
     summary = f"The training set holds {samples} sample{'s' if samples > 1 else ''} for {parameters} parameters"
     if by_heart:
         summary += (
-            f", and the model knows them by heart: training loss {short(train_loss)}, validation loss {short(val_loss)}, where "
-            f"up to {WORSE:g} times the training loss would pass"
+            f", and the model knows them by heart: training loss {short(train_loss)}, validation loss "
+            f"{short(val_loss)}, where up to {WORSE:g} times the training loss would pass"
         )
     return Verdict(
         "too-little-data",
@@ -251,9 +252,9 @@ def uninformative_targets(
     strength = 0.45 + (0.15 if samples >= 256 else 0.0) + (0.15 if math.isfinite(val_explained) else 0.0)
     return Verdict(
         "uninformative-targets",
-        f"The inputs seem to say nothing about the targets: the model explains {honest:.1%} of them, although its weights move, "
-        f"and on {samples} samples neither nearest neighbours nor a ridge regression beat shuffled targets by more than "
-        f"{signal:.1f} standard deviations; above {NO_SIGNAL:g} there would be a bond.",
+        f"The inputs seem to say nothing about the targets: the model explains {honest:.1%} of them, although its "
+        f"weights move, and on {samples} samples neither nearest neighbours nor a ridge regression beat shuffled targets "
+        f"by more than {signal:.1f} standard deviations; above {NO_SIGNAL:g} there would be a bond.",
         evidence={
             "explained": explained,
             "val_explained": val_explained,

@@ -108,7 +108,7 @@ class _Mail:
 class Readings:
     """The measurements of one fit. `measured` counts gradient readings: one a backward pass, however many ask."""
 
-    module: Module
+    owner: Any  # a weak reference to the module
     optimizers: list[Optimizer]
     accumulate: int = 1
     scaler: Any = None
@@ -125,6 +125,12 @@ class Readings:
     updates: dict[str, Tensor] = field(default_factory=dict)  # parameter -> update-to-weight ratio, at the last check
     _samples: dict[int, tuple[list[str], WeightSample]] = field(default_factory=dict)
     _copies: Any = _UNKNOWN
+
+    @property
+    def module(self) -> Module:
+        """The LightningModule."""
+        module: Module = self.owner()
+        return module
 
     def new_batch(self) -> None:
         self._posted.clear()

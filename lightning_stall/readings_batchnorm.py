@@ -34,6 +34,7 @@ class BatchNormReadings:
     layers: list[_BatchNorm]
     devices: int = 1  # that SyncBatchNorm layers share their statistics with
     values: dict[int, list[int]] = field(default_factory=dict)  # fewest values per channel of a call, by check
+    rows: list[int] = field(default_factory=list)  # of the batches of the last checks
     gaps: dict[int, list[Gap]] = field(default_factory=dict)
     frozen: dict[int, list[Gap]] = field(default_factory=dict)  # the same of layers that are kept from updating
     _ratio: dict[int, tuple[int, int] | None] = field(default_factory=dict)  # (values, rows); None where that changes
@@ -64,6 +65,7 @@ class BatchNormReadings:
         """The batch has ended."""
         self.learn(rows)
         self._seen.close()
+        self.rows = [*self.rows[1 - REMEMBER :], rows] if rows else self.rows
         for index, calls in self._seen.calls.items():
             _remember(self.values, index, min(calls) * self.sharing(index))
         for index, pair in self._running.read().items():
@@ -192,7 +194,7 @@ class SmallBatch:
 
 
 def small_batches_ahead(trainer: Any, batch_idx: int, window: int) -> list[SmallBatch]:
-    """The small batches that this epoch will reach, as Lightning will run it: its limits, sampler and loader mode.
+    """The small batches that this epoch will reach, as Lightning will run it: its limits and its own sampler.
 
     Args:
         trainer: of the fit.
@@ -204,16 +206,12 @@ def small_batches_ahead(trainer: Any, batch_idx: int, window: int) -> list[Small
     limits = combined.limits or [math.inf] * len(plans)
     steps_left = trainer.max_steps - trainer.global_step if (trainer.max_steps or -1) >= 0 else math.inf
     ahead = []
-    for index, leaf, samples in small_batches(plans, combined._mode, limits):
+    for index, leaf, samples in small_batches(plans, limits):
         plan = plans[leaf]
         reached = batch_idx < index < trainer.num_training_batches and (index - batch_idx) // window < steps_left
         if plan is None or not reached:
             continue
         single = len(plans) == 1
-        twins = (
-            0
-            if single or combined._mode == "sequential"
-            else sum(p is not None and p.usual == plan.usual for p in plans)
-        )
+        twins = 0 if single else sum(p is not None and p.usual == plan.usual for p in plans)
         ahead.append(SmallBatch(index, samples, plan, twins, index == trainer.num_training_batches - 1, single))
     return ahead

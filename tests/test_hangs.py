@@ -118,7 +118,7 @@ def test_a_worker_that_blocks_is_named_with_its_stack_and_ended(make_trainer: Ma
 
 def test_a_worker_that_spins_is_told_from_one_that_blocks(make_trainer: MakeTrainer) -> None:
     text, pids, _ = stand_still(make_trainer, spin, workers=2)
-    assert f"Worker 1 (pid {pids[1]}) computes: state R" in text
+    assert f"Worker 1 (pid {pids[1]}) is busy: state R" in text
     assert "in spin" in text
     assert not any(alive(pid) for pid in pids)
 

@@ -56,7 +56,7 @@ def test_accumulation_reads_every_micro_batch_once(make_trainer: Callable[..., T
     assert keeper.hub.readings.measured == 16
     assert [len(r.losses) for r in keeper.readings] == [4, 4, 4, 4]
     assert [len(r.partial_norms) for r in keeper.readings] == [3, 3, 3, 3]
-    bare = [float(F.cross_entropy(module(x), y)) for x, y in blobs(shuffle=False)]
+    bare = [F.cross_entropy(module(x), y).item() for x, y in blobs(shuffle=False)]
     assert [v for r in keeper.readings for v in r.losses] == pytest.approx(bare, rel=1e-5)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Literal, get_args
 
 from torch import Tensor
+from torch.nn import SyncBatchNorm
 
 from lightning_stall import batchnorm_verdicts as verdicts
 from lightning_stall.batchnorm_verdicts import SMALL, STALE, BothWays, Layer, Setting, Verdict
@@ -104,16 +105,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._rehearsal = Rehearsal(self.hub.trainer, self.hub.module, self.seen)
         if self._uses("running-statistics"):
             self._instead.install()
-        if self._converted:
-            new = "GroupNorm" if self.remedy == "group-norm" else "SyncBatchNorm"
-            self.tell(
-                SMALL,
-                f"{len(self._converted)} BatchNorm layers were to be replaced before training.",
-                severity="info",
-                where=self._converted,
-                remedy=f"put {new} in their place, with the same scale and shift",
-            )
-            self._converted = []
+        self._say_converted()
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if not self.seen.layers:
@@ -201,6 +193,30 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     # ------------------------------------------------------------------ one value: PyTorch will raise
 
+    def _say_converted(self) -> None:
+        """Say what `setup` did, or why it did nothing."""
+        converted, self._converted = self._converted, []
+        if converted:
+            new = "GroupNorm" if self.remedy == "group-norm" else "SyncBatchNorm"
+            self.tell(
+                SMALL,
+                f"{verdicts.count(len(converted), 'BatchNorm layer')} looked across the batch of one device.",
+                severity="info",
+                evidence={"layers": len(converted)},
+                where=converted,
+                remedy=f"put {new} in their place before training, with the same scale and shift",
+            )
+        elif (
+            self._uses("sync") and self.seen.layers and not any(isinstance(m, SyncBatchNorm) for m in self.seen.layers)
+        ):
+            self.tell(
+                SMALL,
+                f"SyncBatchNorm needs several accelerators; this run has {self.hub.world_size} "
+                f"({self.hub.trainer.strategy.root_device.type}), so the layers stay as they are.",
+                severity="info",
+                evidence={"devices": self.hub.world_size},
+            )
+
     def _batch_ends(self) -> None:
         self._say_remedied()
         if self.hub.checking and self.seen.layers:
@@ -277,7 +293,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         setting = Setting(
             step=hub.step,
             planned=hub.curve.horizon,
-            rows=self._rows or 1,
+            rows=int(median(seen.rows)) if seen.rows else 1,
             min_values=self.min_values,
             accumulate=hub.trainer.accumulate_grad_batches,
             devices=hub.world_size,

@@ -190,7 +190,10 @@ class DataStarvationMonitor(StallCallback):
             for iterator in live_iterators(self.hub.trainer):
                 watchdog.end_workers(iterator)
         elif isinstance(error, Exception):  # no Ctrl-C, which ends workers as well
-            saying = dead_worker(error, live_iterators(self.hub.trainer, ended=True))
+            iterators = live_iterators(self.hub.trainer, ended=True)
+            if isinstance(error, (OSError, EOFError)):
+                watchdog.wait_for_deaths(iterators)
+            saying = dead_worker(error, iterators)
             if saying is not None:
                 self._say(saying)
 

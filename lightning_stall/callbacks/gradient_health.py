@@ -86,6 +86,17 @@ class GradientHealth(StallCallback):
         if self._buffers is not None:
             self._leave_out(optimizer, reading.total)
     def observe(self, reading: StepReading) -> None:
+        if not reading.names:
+            self.tell(
+                "exploding-gradients",
+                "Gradients are not observable in this run: its optimizer holds no parameter that needs one, as where "
+                "`configure_optimizers` returns None and each parameter is updated, and its gradient freed, inside the "
+                "backward pass. Nothing will be said about gradients; 1 parameter would be watched.",
+                advice="Return the optimizer from `configure_optimizers` while you look for a fault in the gradients.",
+                severity="info",
+                evidence={"parameters": 0.0},
+            )
+            return
         finite = self._observe_finite(reading)
         if not finite:
             return

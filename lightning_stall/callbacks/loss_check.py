@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +51,6 @@ class LossCheck(StallCallback):
         "missing-nonlinearity",
         "insufficient-capacity",
     )
-    STATE: ClassVar[tuple[str, ...]] = ("missed", "started")
 
     def __init__(
         self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
@@ -143,6 +142,8 @@ class LossCheck(StallCallback):
 
     def detach(self) -> None:
         self._stop_watching()
+        self._names = self._watch = None
+        self._batch = []
 
     def state(self) -> dict[str, Any]:
         return {"missed": dict(self.missed)}
@@ -150,6 +151,9 @@ class LossCheck(StallCallback):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._reset()
         self.missed = dict(state["missed"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_names": None, "_watch": None, "_batch": []}  # they hold the model
 
     # ------------------------------------------------------------------ how it is done
 
@@ -183,7 +187,8 @@ class LossCheck(StallCallback):
         """Once: the layers between the input and what the loss receives."""
         edges = [edge for term in expression.main if (edge := model_output(term)) is not None]
         for edge in edges[:2]:
-            for fault in misfit_depth(edge, self.hub.module):
+            # two optimizers train two models, and where one ends the other may begin with a layer
+            for fault in misfit_depth(edge, self.hub.module) if given.optimizers == 1 else ():
                 self._tell(fault)
             across = softmax_across(edge, given.batch_size)
             if across is not None:

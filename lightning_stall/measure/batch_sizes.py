@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,27 +41,18 @@ class LoaderPlan:
         return cls(samples, sampler.batch_size, full + 1, ((full, rest),))
 
 
-def small_batches(
-    plans: Sequence[LoaderPlan | None], mode: str, limits: Sequence[float]
-) -> Iterator[tuple[int, int, int]]:
+def small_batches(plans: Sequence[LoaderPlan | None], limits: Sequence[float]) -> Iterator[tuple[int, int, int]]:
     """Batches that hold fewer samples than usual: (batch index in the epoch, loader, samples).
 
     Args:
-        plans: one a loader, in the order of `CombinedLoader.flattened`.
-        mode: how CombinedLoader puts them together. One after the other ("sequential") adds up; side by side, each
-            loader's own batch index is the epoch's.
+        plans: one a loader, in the order of `CombinedLoader.flattened`. They stand side by side (the only way that
+            Lightning trains with several), so a loader's own batch index is the epoch's.
         limits: batches that may be taken of each loader.
     """
-    before = 0.0
     for i, (plan, limit) in enumerate(zip(plans, limits, strict=True)):
-        if plan is not None:
-            for index, samples in plan.odd:
-                if index < limit:
-                    yield int(before) + index, i, samples
-        if mode == "sequential":
-            if plan is None and not math.isfinite(limit):
-                return
-            before += min(limit, plan.batches if plan is not None else limit)
+        for index, samples in plan.odd if plan is not None else ():
+            if index < limit:
+                yield index, i, samples
 
 
 def ways_out(plan: LoaderPlan, loader: str = "train_loader") -> str:

@@ -1,4 +1,4 @@
-"""Everything gathered from the batches of one fit: which fields they have, their moments, extremes, labels and order."""
+"""Everything gathered from the batches of one fit: their fields, moments, extremes, labels and order."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ class BatchWatch:
                 self.guessed.update(f.tensor, False)
             elif not f.floating and f.name not in self.roles.targets:
                 self.integers.setdefault(f.name, FieldWatch()).update(f.tensor, False)
-        self.measure_labels(loss, found, keep_rows)
+        self.measure_labels(loss, keep_rows)
 
-    def measure_labels(self, loss: Tensor, found: Sequence[Field], keep_rows: bool) -> None:
+    def measure_labels(self, loss: Tensor, keep_rows: bool) -> None:
         """The targets of one batch, as they reached the loss."""
         seen = recognise(loss)
         self.plain = self.plain and seen is not None
@@ -178,7 +178,7 @@ def recall(watch: BatchWatch, step: int) -> BadBatch | None:
 
 
 def draws_at_random(loader: Any) -> bool | None:
-    """Whether this loader shuffles; None where it does not say (a stream). A sampler of the user's own counts as random."""
+    """Whether this loader shuffles; None where it does not say (a stream). A sampler of one's own counts as random."""
     if isinstance(getattr(loader, "dataset", None), IterableDataset) or not hasattr(loader, "sampler"):
         return None
     batches = getattr(loader, "batch_sampler", None)

@@ -50,8 +50,8 @@ def _walk(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _walk(item, f"{name}[{key!r}]", depth - 1)
-    elif hasattr(value, "_fields") and isinstance(value, tuple):
-        for key in value._fields:
+    elif isinstance(value, tuple) and (names := getattr(value, "_fields", None)) is not None:
+        for key in names:
             yield from _walk(getattr(value, key), f"{name}.{key}", depth - 1)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value[:MOST_FIELDS]):
@@ -72,8 +72,8 @@ def replace_tensors(value: Any, by: Mapping[str, Any], name: str = "batch", dept
         return value
     if isinstance(value, dict):
         return type(value)({k: replace_tensors(v, by, f"{name}[{k!r}]", depth - 1) for k, v in value.items()})
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return type(value)(*(replace_tensors(getattr(value, k), by, f"{name}.{k}", depth - 1) for k in value._fields))
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", None)) is not None:
+        return type(value)(*(replace_tensors(getattr(value, k), by, f"{name}.{k}", depth - 1) for k in names))
     if type(value) in (list, tuple):
         return type(value)(replace_tensors(v, by, f"{name}[{i}]", depth - 1) for i, v in enumerate(value))
     return value
@@ -87,7 +87,7 @@ def batch_size(found: Sequence[Field]) -> int:
 
 @dataclass
 class Roles:
-    """Which fields are inputs and which targets, by name. `certain` where the loss itself was seen to use the targets."""
+    """Which fields are inputs and which targets, by name. `certain` where the loss was seen to use the targets."""
 
     inputs: list[str] = field(default_factory=list)  # float fields that are not (only) targets
     targets: list[str] = field(default_factory=list)
@@ -95,12 +95,9 @@ class Roles:
 
 
 def find_roles(found: Sequence[Field], losses: Sequence[SeenLoss]) -> Roles:
-    """Tell inputs from targets by what reached the loss; by name and place where the loss tells nothing. May wait."""
+    """Tell inputs from targets by what reached the loss; by name and place where that tells nothing. May wait."""
     seen = [name for loss in losses if (name := match(loss.target, found)) is not None]
-    if seen:
-        roles = Roles(targets=list(dict.fromkeys(seen)), certain=True)
-    else:
-        roles = Roles(targets=guess_targets(found))
+    roles = Roles(targets=list(dict.fromkeys(seen)) or guess_targets(found), certain=bool(seen))
     roles.inputs = [f.name for f in found if f.floating and f.name not in roles.targets]
     if not roles.inputs and roles.certain:
         # an autoencoder's target is its input, where nothing else could be one
@@ -115,9 +112,9 @@ def _wide(tensor: Tensor) -> bool:
 
 
 def match(target: Tensor, found: Sequence[Field]) -> str | None:
-    """The field that a loss's target came from: it shares its memory, or holds the same values in another type or shape.
+    """The field that a loss's target came from: it shares its memory, or holds the same values.
 
-    Comparing values waits for the device.
+    Type and shape may differ. Comparing values waits for the device.
     """
     memory = target.untyped_storage().data_ptr()
     for f in found:
@@ -190,14 +187,3 @@ def column_names(loader: Any, width: int) -> list[str]:
                 return [str(n) for n in names]
         dataset = getattr(dataset, "dataset", None)
     return [f"column {i}" for i in range(width)]
-
-
-def validation_loss(metrics: Mapping[str, Any]) -> float | None:
-    """The loss of the last validation among what was logged, by its name; None where none looks like one. Waits."""
-    for name, value in metrics.items():
-        low = name.lower()
-        if ("val" in low or "valid" in low) and any(
-            word in low for word in ("loss", "mse", "mae", "nll", "error", "elbo")
-        ):
-            return float(value)
-    return None

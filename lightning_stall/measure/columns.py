@@ -47,7 +47,7 @@ def extremes(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """What was gathered of one field, as plain numbers; lists have an entry a column (one where there are no columns)."""
+    """What was gathered of one field, as plain numbers; lists have an entry a column, one without columns."""
 
     batches: int
     rows: int

@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass
 class EntryHooks:
-    """Hooks for one forward pass. Statistics are taken inside the hook (what follows may work in place), on the device."""
+    """Hooks for one forward pass. Statistics are taken inside the hook, as what follows may work in place."""
 
     _handles: list[Any] = field(default_factory=list, repr=False)
     _seen: list[tuple[str, str, str | None, Tensor]] = field(default_factory=list, repr=False)

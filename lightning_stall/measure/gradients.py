@@ -15,7 +15,7 @@ from torch.nn import Module
 
 # bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
 _SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
-CHUNK = 65536  # elements that the CPU adds up in one float32 sum; ten million in one would be off by 4e-4
+CHUNK = 16384  # elements that the CPU adds up in one float32 sum; ten million in one would be off by 4e-4
 
 
 def gradient_norms(

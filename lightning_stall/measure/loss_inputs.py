@@ -49,8 +49,8 @@ def _one_unit(term: Term, given: Given) -> Iterator[Fault]:
     if log is not None and softmax_size(log)[1] == 1 and math.prod(shape(log)) >= 2:
         yield Fault(
             "wrong-loss-for-task",
-            f"Cross-entropy over one output, of shape {text(shape(log))}: the softmax of one unit is 1, so the loss is 0 and "
-            "has no gradient; it takes at least 2 outputs.",
+            f"Cross-entropy over one output, of shape {text(shape(log))}: the softmax of one unit is 1, so the loss "
+            "is 0 and has no gradient; it takes at least 2 outputs.",
             "For yes or no with one output use binary cross-entropy, with targets of the output's shape:\n\n"
             "    loss = F.binary_cross_entropy_with_logits(self(x).squeeze(-1), y.float())\n\n"
             "For C classes end the model in `nn.Linear(width, C)`.",
@@ -64,8 +64,8 @@ def _one_unit(term: Term, given: Given) -> Iterator[Fault]:
     who, where = given.names.of("Softmax", found.edge)
     yield Fault(
         "output-range-mismatch",
-        f"{capital(who)} runs over one unit, of shape {text(found.shape)}: its output is 1 for every input and its gradient "
-        "0; it takes at least 2 units.",
+        f"{capital(who)} runs over one unit, of shape {text(found.shape)}: its output is 1 for every input and its "
+        "gradient 0; it takes at least 2 units.",
         "Drop the softmax. For two classes with one output:\n\n"
         "    loss = F.binary_cross_entropy_with_logits(self(x).squeeze(-1), y.float())",
         {"units": 1.0, "samples": float(math.prod(found.shape))},
@@ -99,10 +99,11 @@ def _twice(given: Given, op: str, edge: Edge, loss: str, floor: float, classes: 
     own = "sigmoid" if loss.startswith("binary") else "softmax"
     return Fault(
         "probabilities-as-logits",
-        f"{capital(who)} makes probabilities of the output, and {loss} applies its own {own} to them: for a sure and right "
-        f"answer the loss is still {floor:.3g}, where logits reach 0.",
+        f"{capital(who)} makes probabilities of the output, and {loss} applies its own {own} to them: for a sure and "
+        f"right answer the loss is still {floor:.3g}, where logits reach 0.",
         f"Return logits: drop {who.rstrip(',')}; the loss applies it. Make probabilities only where they are shown or "
-        f"used:\n\n    probabilities = logits.{'sigmoid()' if own == 'sigmoid' else 'softmax(dim=-1)'}  # in predict_step",
+        f"used:\n\n    probabilities = logits.{'sigmoid()' if own == 'sigmoid' else 'softmax(dim=-1)'}  # in "
+        "predict_step",
         {"least_loss": floor, "classes": float(classes)},
         where,
     )
@@ -117,8 +118,8 @@ def _likelihood_of(term: Term, given: Given) -> Iterator[Fault]:
         who, where = given.names.of("Softmax", found.edge)
         yield Fault(
             "probabilities-as-logits",
-            f"`nll_loss` receives probabilities from {who.rstrip(',')}, where it takes log-probabilities: the loss lies between "
-            "-1 and 0 and hardly pushes a wrong answer, whose gradient should be the largest.",
+            f"`nll_loss` receives probabilities from {who.rstrip(',')}, where it takes log-probabilities: the loss "
+            "lies between -1 and 0 and hardly pushes a wrong answer, whose gradient should be the largest.",
             "Pair `nll_loss` with a log-softmax, or hand logits to cross-entropy, which is the same:\n\n"
             "    loss = F.nll_loss(F.log_softmax(logits, dim=-1), y)\n"
             "    loss = F.cross_entropy(logits, y)",
@@ -131,8 +132,8 @@ def _likelihood_of(term: Term, given: Given) -> Iterator[Fault]:
     if top > 1e-3 and not term.weighted and term.sign > 0:
         yield Fault(
             "wrong-loss-for-task",
-            f"`nll_loss` receives the raw output of a layer, up to {top:.3g}, where it takes log-probabilities, which are never "
-            "above 0: the loss falls without bound and learns nothing about the other classes.",
+            f"`nll_loss` receives the raw output of a layer, up to {top:.3g}, where it takes log-probabilities, which "
+            "are never above 0: the loss falls without bound and learns nothing about the other classes.",
             "Hand logits to cross-entropy:\n\n    loss = F.cross_entropy(logits, y)",
             {"largest": top, "limit": 0.0},
             given.names.of_loss("cross-entropy"),
@@ -156,8 +157,8 @@ def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
         who, where = given.names.of(op, edge)
         yield Fault(
             "batch-mixing",
-            f"{capital(who)} runs over dimension 0 of the output {text(size)}, the {n} samples of the batch, so each sample's "
-            f"output depends on its neighbours; dimension 1, the {size[1]} classes, would be right.",
+            f"{capital(who)} runs over dimension 0 of the output {text(size)}, the {n} samples of the batch, so each "
+            f"sample's output depends on its neighbours; dimension 1, the {size[1]} classes, would be right.",
             "Normalise over the classes:\n\n    logits.log_softmax(dim=-1)  # or softmax(dim=-1); never dim=0",
             {"dim": 0.0, "samples": float(n), "classes": float(size[1])},
             where,
@@ -194,8 +195,9 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
         return
     yield Fault(
         "loss-shape-mismatch",
-        f"The prediction {text(found.given)} and the target {text(target)} broadcast against each other to {text(size)}: "
-        f"each prediction is compared with the targets of all {n} samples, {n * n} pairs in place of {n}.",
+        f"The prediction {text(found.given)} and the target {text(target)} broadcast against each other to "
+        f"{text(size)}: each prediction is compared with the targets of all {n} samples, {n * n} pairs in place of "
+        f"{n}.",
         "Give both the same shape, and let a wrong one fail:\n\n"
         + (
             "    prediction = prediction.squeeze(1)  # (N, 1) -> (N,)\n"
@@ -245,8 +247,8 @@ def _columns_against_an_index(term: Term, given: Given) -> Iterator[Fault]:
     if whole and low >= 0 and high == classes - 1 and kinds >= 2:
         yield Fault(
             "wrong-loss-for-task",
-            f"{term.kind.upper()} draws all {classes} outputs towards one class index from 0 to {high:.0f}; cross-entropy takes "
-            f"{classes} outputs and an index.",
+            f"{term.kind.upper()} draws all {classes} outputs towards one class index from 0 to {high:.0f}; "
+            f"cross-entropy takes {classes} outputs and an index.",
             "    loss = F.cross_entropy(self(x), y.long().reshape(-1))",
             {"outputs": float(classes), "largest_target": high},
             given.names.of_loss(term.kind),

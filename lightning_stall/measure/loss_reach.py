@@ -108,8 +108,8 @@ def _beyond(target: object, low: float, high: float) -> tuple[float, float, floa
 
 
 def _target_by_hand(term: Term, given: Given, low: float, high: float) -> Tensor | None:
-    """The tensor of the batch that a hand-written difference was taken with: added to it, it gives a prediction that lies
-    wholly within reach, which no other tensor would."""
+    """The tensor of the batch that a hand-written difference was taken with: added to it, it gives a prediction that
+    lies wholly within reach, which no other tensor would."""
     gap, edge = saved(term.node, "self"), difference(term)
     if not isinstance(gap, Tensor) or edge is None or gap.numel() < 8:
         return None
@@ -144,8 +144,8 @@ def _not_between_0_and_1(term: Term, given: Given) -> Iterator[Fault]:
     logits = term.kind.endswith("logits")
     yield Fault(
         "wrong-loss-for-task" if logits else "output-range-mismatch",
-        f"Binary cross-entropy receives targets from {low:.4g} to {high:.4g}, {share:.0%} of them outside 0 to 1, where only "
-        "probabilities have a meaning; the loss then falls without bound.",
+        f"Binary cross-entropy receives targets from {low:.4g} to {high:.4g}, {share:.0%} of them outside 0 to 1, "
+        "where only probabilities have a meaning; the loss then falls without bound.",
         "Bring the targets to 0 and 1, or take a loss for numbers:\n\n"
         "    y = (y > 0).float()  # labels of -1 and 1\n"
         f"    y = (y - {low:.4g}) / {high - low:.4g}  # pixels: the range seen\n"

@@ -23,8 +23,8 @@ OPPOSITE = -0.5  # mean cosine similarity: outputs turned away from their target
 
 
 def maximised(loss: Expression, given: Given) -> Iterator[Fault]:
-    """The whole loss is a known loss with a minus. Healthy: an adversary (it has its own optimizer, or other terms beside
-    it), weighted terms as in a policy gradient, and a double minus."""
+    """The whole loss is a known loss with a minus. Healthy: an adversary (it has its own optimizer, or other terms
+    beside it), weighted terms as in a policy gradient, and a double minus."""
     main = loss.main
     if not loss.whole or not main or given.optimizers != 1:
         return
@@ -38,9 +38,10 @@ def maximised(loss: Expression, given: Given) -> Iterator[Fault]:
     name = kinds.get(main[0].kind, main[0].kind)
     yield Fault(
         "wrong-loss-for-task",
-        f"The loss is minus a {name}, {given.value:.4g} here, so training makes the error larger without bound; a loss of this "
-        "kind is at least 0.",
-        f"Drop the minus in front of the {name}. What is to be maximised, as a likelihood, gets one; an error does not.",
+        f"The loss is minus a {name}, {given.value:.4g} here, so training makes the error larger without bound; a "
+        "loss of this kind is at least 0.",
+        f"Drop the minus in front of the {name}. What is to be maximised, as a likelihood, gets one; an error does "
+        "not.",
         {"loss": given.value, "limit": 0.0},
     )
 
@@ -55,8 +56,8 @@ def divergence_sign(loss: Expression) -> Iterator[Fault]:
         if loss.signs.get(log) == 1 and any(children(s.node)[0] != log for s in squares):
             yield Fault(
                 "wrong-loss-for-task",
-                "The loss holds minus a Kullback-Leibler divergence, `logvar - mean**2 - exp(logvar)` with a plus: it falls "
-                "without bound as the variance grows; the divergence has to be added.",
+                "The loss holds minus a Kullback-Leibler divergence, `logvar - mean**2 - exp(logvar)` with a plus: it "
+                "falls without bound as the variance grows; the divergence has to be added.",
                 "Turn its sign:\n\n"
                 "    kl = -0.5 * (1 + logvar - mean.pow(2) - logvar.exp()).sum(1).mean()\n"
                 "    loss = reconstruction + kl",
@@ -83,8 +84,8 @@ def similarity(loss: Expression, given: Given) -> Iterator[Fault]:
         return
     yield Fault(
         "wrong-loss-for-task",
-        f"The loss is the cosine similarity itself, {given.value:.3g} by now: training turns the output away from its target; "
-        "a falling loss should bring it towards 1.",
+        f"The loss is the cosine similarity itself, {given.value:.3g} by now: training turns the output away from its "
+        "target; a falling loss should bring it towards 1.",
         "Minimise its opposite:\n\n    loss = 1 - F.cosine_similarity(prediction, target).mean()",
         {"similarity": given.value, "limit": 1.0},
     )

@@ -1,4 +1,4 @@
-"""Faults that need more than one look, or the whole model: class numbers as quantities, sums, layers too few or too thin."""
+"""Faults that need more than one look, or the whole model: class numbers, sums, layers stacked bare or too thin."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Indices:
             return None
         return Fault(
             "wrong-loss-for-task",
-            f"A regression loss receives targets that look like class numbers: of {total} all are whole, from 0 to {kinds - 1} "
-            f"without a gap and about equally frequent ({min(self.counts.values()) / total:.0%} to "
+            f"A regression loss receives targets that look like class numbers: of {total} all are whole, from 0 to "
+            f"{kinds - 1} without a gap and about equally frequent ({min(self.counts.values()) / total:.0%} to "
             f"{max(self.counts.values()) / total:.0%} each); it pretends that class 3 lies between 2 and 4.",
             "If the numbers are names and no quantities, give each class an output:\n\n"
             f"    self.head = nn.Linear(width, {kinds})\n"
@@ -94,7 +94,7 @@ class Summed:
             self.elements = float(values.numel())
 
     def weigh(self, ratio: float, plain: bool) -> None:
-        """Take the length of a step over that of the weights; `plain` where the optimizer takes gradients as they are."""
+        """Take the length of a step over that of the weights; `plain`: the optimizer takes gradients as they are."""
         self.weighed = True
         self.step = ratio if plain else 0.0
 
@@ -105,7 +105,8 @@ class Summed:
         return Fault(
             "wrong-loss-for-task",
             f"The loss is a sum over {self.elements:.0f} elements and the rate is meant for a mean: the first step was "
-            f"{self.step:.3g} times as long as the weights themselves, with a mean {self.step / self.elements:.2g} times.",
+            f"{self.step:.3g} times as long as the weights themselves, with a mean {self.step / self.elements:.2g} "
+            "times.",
             'Average over the batch, `reduction="mean"`, or divide the loss (or the rate) by its elements:\n\n'
             "    loss = loss / target.numel()",
             {"elements": self.elements, "step": self.step, "step_of_mean": self.step / self.elements},
@@ -117,7 +118,8 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
     """Layers stacked with nothing between them, and a layer of one unit on the way. Certain only where the model holds
     nothing nonlinear at all; one pair alone may be a pretrained net's last layer under a new head."""
     found = stack(edge)
-    if found.pairs and (not found.nonlinear or 2 * len(found.pairs) >= len(found.layers) - 1):
+    many = 2 * len(found.pairs) >= len(found.layers) - 1 and not found.attention
+    if found.pairs and (not found.nonlinear or many):
         named = [f"{_name(lower, module)} -> {_name(upper, module)}" for upper, lower in reversed(found.pairs)]
         all_of_it = (
             "no operation of the model is nonlinear, so"
@@ -138,8 +140,9 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
         upper, lower = found.bottleneck
         yield Fault(
             "insufficient-capacity",
-            f"`{_name(lower, module)}` passes one number on, between {lower.inside} features below and {upper.outside} above it: "
-            f"all the model knows of a sample goes through it; {min(lower.inside, upper.outside)} would be no bottleneck.",
+            f"`{_name(lower, module)}` passes one number on, between {lower.inside} features below and "
+            f"{upper.outside} above it: all the model knows of a sample goes through it; "
+            f"{min(lower.inside, upper.outside)} would be no bottleneck.",
             f"Widen `{_name(lower, module)}`, at least to the smaller of its neighbours.",
             {"width": 1.0, "below": float(lower.inside), "above": float(upper.outside)},
             [_name(lower, module)],

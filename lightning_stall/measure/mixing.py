@@ -17,7 +17,7 @@ from lightning_stall.measure.loss_fault import Fault, softmax_size
 from lightning_stall.measure.loss_graph import Edge, shape, short, walk
 
 SAMPLES = 16  # of the batch; enough to see a neighbour change, and cheap
-CHANGED = 1e-3  # of the outputs' spread: far above rounding, far below what another sample does
+CHANGED = 1e-2  # of the outputs' spread: above what one scale for all of them (8-bit inputs) may do, below real mixing
 MANY = 0.25  # of the samples: a recurrent layer over them reaches those that come later, half of them
 _RECURRENT = (nn.RNNBase,)
 _DEPENDENT = (nn.EmbeddingBag,)  # takes offsets into one long row: its first dimension is no sample
@@ -72,7 +72,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How far the outputs of samples left alone moved when others were replaced: share of them, and by how many spreads."""
+    """Samples left alone whose output moved when others were replaced: their share, and by how many spreads."""
 
     share: float
     size: float
@@ -80,8 +80,10 @@ class Mixing:
 
 
 def probe(module: nn.Module, value: Tensor, context: Callable[[], Any]) -> Mixing | None:
-    """Replace half of the samples by copies of one of them and see whether the other half's outputs change. In evaluation mode, so that BatchNorm and
-    dropout have no part in it; random numbers, buffers, modes and plain attributes are as before afterwards.
+    """Replace half of the samples by copies of one of them and see whether the other half's outputs change.
+
+    In evaluation mode, so that BatchNorm and dropout have no part in it; random numbers, buffers, modes and plain
+    attributes are as before afterwards.
 
     Args:
         module: what takes `value` alone and gives one tensor with the same first dimension.
@@ -179,20 +181,23 @@ def isolated(module: nn.Module) -> Iterator[None]:
         for kept_, copy_ in dicts:
             kept_.clear()
             kept_.update(copy_)
-        for kept__, copy__ in tensors:
-            if not torch.equal(kept__, copy__):
-                kept__.copy_(copy__)
+        for tensor, copied in tensors:
+            _put_back(tensor, copied)
         for m, held, copies in buffers:
             m._buffers.update(held)
             for name, copied in copies.items():
-                if not torch.equal(held[name], copied):
-                    held[name].copy_(copied)
+                _put_back(held[name], copied)
         random.setstate(states[0])
         torch.set_rng_state(states[1])
         if numpy is not None:
             numpy.random.set_state(states[3])
         if states[2] is not None:
             torch.cuda.set_rng_state(states[2], device)
+
+
+def _put_back(tensor: Tensor | None, copied: Tensor) -> None:
+    if tensor is not None and not torch.equal(tensor, copied):
+        tensor.copy_(copied)
 
 
 def _silent(*args: Any, **kwargs: Any) -> None:
@@ -206,24 +211,24 @@ def _cuda_state(device: torch.device) -> Tensor | None:
 def softmax_across(edge: Edge, samples: int) -> Edge | None:
     """The softmax below a prediction that runs over dimension 0 where that has as many entries as the batch."""
     for found in walk(edge):
-        if (
-            short(found[0]) in ("Softmax", "LogSoftmax")
-            and len(shape(found)) > 1
-            and softmax_size(found) == (0, samples)
-        ):
+        softmax = short(found[0]) in ("Softmax", "LogSoftmax") and len(shape(found)) > 1
+        if softmax and softmax_size(found) == (0, samples):
             return found
     return None
 
 
 def verdict(found: Mixing, seen: Seen, samples: int, shuffled: bool, across: str | None = None) -> Fault | None:
-    """What the probe means. Certain where a layer that takes time first was given the samples there, and their order
-    holds nothing, or where a softmax runs over them (`across` names it); otherwise the model may compare samples on purpose (attention between rows, experts of bounded
-    capacity, a graph over all rows), and the run has to fare badly before it is told."""
+    """What the probe means.
+
+    Certain where a layer that takes time first was given the samples there and their order holds nothing, or where a
+    softmax runs over them (`across` names it). Otherwise the model may compare samples on purpose (attention between
+    rows, experts of bounded capacity, a graph over all rows), and the run has to fare badly before it is told.
+    """
     if found.share <= 0:
         return None
     number = (
-        f"With other neighbours in the batch, {found.share:.0%} of {found.samples} samples got another output, by up to "
-        f"{found.size:.2g} of the outputs' spread; 0% would be right."
+        f"With other neighbours in the batch, {found.share:.0%} of {found.samples} samples got another output, by up "
+        f"to {found.size:.2g} of the outputs' spread; 0% would be right."
     )
     evidence = {"share": found.share, "size": found.size, "samples": float(found.samples)}
     for path, layer, size in seen.first:
@@ -234,8 +239,10 @@ def verdict(found: Mixing, seen: Seen, samples: int, shuffled: bool, across: str
         text = ", ".join(map(str, size))
         return Fault(
             "batch-mixing",
-            f"`nn.{kind}` at `{path}` takes time first and received ({text}), with the {samples} samples there. {number}",
-            f"Give it samples first, with a time dimension:\n\n    nn.{kind}(..., batch_first=True)  # (N, time, features)",
+            f"`nn.{kind}` at `{path}` takes time first and received ({text}), with the {samples} samples there. "
+            f"{number}",
+            f"Give it samples first, with a time dimension:\n\n    nn.{kind}(..., batch_first=True)  # (N, time, "
+            "features)",
             evidence,
             [path],
             certain=shuffled and found.share >= MANY and (not flat or isinstance(layer, _RECURRENT)),

@@ -57,21 +57,17 @@ class CpuTime:
     running: float  # on a core
     queued: float  # ready to run, with no core free
 
+    @property
+    def ready(self) -> float:
+        """Both: what it would have computed had it had a core to itself."""
+        return self.running + self.queued
+
 
 def cpu_time(pid: int | None = None) -> CpuTime | None:
     """Of the main thread of process `pid`, or of the calling thread."""
     where = "/proc/thread-self/schedstat" if pid is None else f"/proc/{pid}/schedstat"
     fields = _read(Path(where)).split()
     return CpuTime(int(fields[0]) / 1e9, int(fields[1]) / 1e9) if len(fields) >= 2 else None
-
-
-def process_age(pid: int) -> float | None:
-    """Seconds since a process was started."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    uptime = _read(Path("/proc/uptime")).split()
-    if len(fields) < 20 or not uptime:
-        return None
-    return float(uptime[0]) - float(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def process_state(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""Whether a few hundred samples tell anything about their targets, asked without the model; on the host, milliseconds."""
+"""Whether a few hundred samples tell anything about their targets, asked without the model; on the host."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
         None where there are too few different samples, or the targets do not vary.
     """
     x, kept = _different(x.double())
-    y = _encode(y[kept].double(), categorical)
-    if y is None or len(x) < LEAST or not x.shape[1]:
+    encoded = _encode(y[kept].double(), categorical)
+    if encoded is None or len(x) < LEAST or not x.shape[1]:
         return None
-    y = y - y.mean(0)
+    y = encoded - encoded.mean(0)
     power = y.square().sum()
     if not float(power) > 0:
         return None

@@ -42,12 +42,14 @@ class Stack:
         pairs: (upper, lower) neighbours that compute no more than one layer could: nothing nonlinear between them, no
             third user of what lies between, and no rank that the narrow middle would take away.
         nonlinear: whether any operation is nonlinear, or unknown.
+        attention: whether it attends; there bare products are the rule (values and their output, an input projection).
         bottleneck: (upper, lower) around a place one unit wide that every path goes through; None where there is none.
     """
 
     layers: list[Layer] = field(default_factory=list)
     pairs: list[tuple[Layer, Layer]] = field(default_factory=list)
     nonlinear: bool = False
+    attention: bool = False
     bottleneck: tuple[Layer, Layer] | None = None
 
 
@@ -69,6 +71,7 @@ def stack(edge: Edge) -> Stack:
                 found.layers.append(layer)
         elif not _is_leaf(node) and not _affine(node, name):
             found.nonlinear = True
+        found.attention |= name in ("Bmm", "Softmax") or name.startswith("ScaledDotProduct")
     if walked >= MOST_NODES:
         found.nonlinear = True  # not all of it was seen
     at = {layer.edge[0]: layer for layer in found.layers}

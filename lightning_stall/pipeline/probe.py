@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import fetch as torch_fetch
 
-from lightning_stall.pipeline.randomness import draws_alike, fingerprint, generators
+from lightning_stall.measure.pipeline import cpu_time
+from lightning_stall.pipeline.randomness import fingerprint, generators, moves
 from lightning_stall.pipeline.stacks import EVERY, LOOKS, PARTS, Looks, PartCodes, StackSampler
 from lightning_stall.remedies import swap
 
@@ -33,14 +34,23 @@ LINE = 160  # bytes for the line of code a worker spends most time in
 IDLE = 0.05  # seconds between two looks at whether samples are wanted
 STACK_SIGNAL = getattr(signal, "SIGUSR2", None)
 
-SECONDS, CPU, COUNT, STACKS = range(4)  # columns of `Board.made`
+SECONDS, CPU, QUEUED, COUNT, STACKS = range(5)  # columns of `Board.made`
+
+
+@dataclass(frozen=True)
+class Making:
+    """How workers make a batch, on the mean."""
+
+    seconds: float
+    computing: float  # share of it in which it computes or could; the rest waits for a disk or a network
+    queued: float  # share of what it computes or could in which no core was free
 
 
 @dataclass
 class Board:
     """Shared memory that the workers of one iterator write to, one row a worker."""
 
-    made: Tensor  # (W, 4) float64: seconds and cpu seconds in fetches, fetches, whether stacks can be asked for
+    made: Tensor  # (W, 5) float64, the columns above: of all fetches, and whether stacks can be asked for
     looks: Tensor  # (W, 3) int64: samples by part
     line: Tensor  # (W, LINE) uint8
     states: Tensor  # (W, BATCHES + 1, G) int64: fingerprints at the start and after each batch
@@ -54,7 +64,7 @@ class Board:
             return torch.zeros(shape, dtype=dtype).share_memory_()
 
         return cls(
-            made=shared(workers, 4, dtype=torch.float64),
+            made=shared(workers, 5, dtype=torch.float64),
             looks=shared(workers, len(PARTS), dtype=torch.int64),
             line=shared(workers, LINE, dtype=torch.uint8),
             states=shared(workers, BATCHES + 1, len(names), dtype=torch.int64),
@@ -63,10 +73,12 @@ class Board:
             folder=folder,
         )
 
-    def making(self) -> tuple[float, float] | None:
-        """Mean seconds a worker needs for a batch, and the share of them it computes; None before the first."""
-        seconds, cpu, count = (float(self.made[:, column].sum()) for column in (SECONDS, CPU, COUNT))
-        return (seconds / count, cpu / max(seconds, 1e-9)) if count else None
+    def making(self) -> Making | None:
+        """What the workers need for a batch; None before the first."""
+        seconds, cpu, queued, count = (float(self.made[:, column].sum()) for column in (SECONDS, CPU, QUEUED, COUNT))
+        if not count or seconds <= 0:
+            return None
+        return Making(seconds / count, min(1.0, (cpu + queued) / seconds), queued / max(cpu + queued, 1e-9))
 
     def seen(self) -> Looks:
         """What the samples of all workers say."""
@@ -79,21 +91,14 @@ class Board:
                 looks.lines[line] += int(float(share) * count)
         return looks
 
-    def alike(self) -> list[tuple[str, int, int, int]]:
-        """Generators from which two workers drew the same numbers: (name, worker, other worker, batches both made)."""
-        found = []
+    def moves(self) -> dict[str, list[list[int]]]:
+        """For each generator the states it went through in each worker, without those it started in."""
         states = self.states.tolist()
-        for g, name in enumerate(self.names):
-            rows = [[at[g] for at in worker] for worker in states]
-            pairs = [(i, j) for j in range(len(rows)) for i in range(j) if draws_alike(rows[i], rows[j])]
-            if pairs:
-                i, j = pairs[0]
-                found.append((name, i, j, min(sum(map(bool, rows[i])), sum(map(bool, rows[j]))) - 1))
-        return found
+        return {name: [moves([at[g] for at in worker]) for worker in states] for g, name in enumerate(self.names)}
 
-    def full(self) -> bool:
-        """Whether every worker has noted all the states it will note."""
-        return bool((self.made[:, COUNT] >= BATCHES).all())
+    def batches(self) -> int:
+        """How many the slowest worker has made."""
+        return int(self.made[:, COUNT].min())
 
     def stack_file(self, worker: int) -> Path:
         return Path(self.folder) / f"worker-{id(self)}-{worker}.txt"
@@ -127,14 +132,17 @@ class WorkerProbe:
                     first.set()
                     codes = PartCodes.of(fetcher.dataset, fetcher.collate_fn)
                     threading.Thread(target=sample, args=(board, worker, codes, doing, main), daemon=True).start()
-                began, cpu = time.perf_counter(), time.thread_time()
+                began, before = time.perf_counter(), cpu_time()
                 doing.set()
                 try:
                     return original(fetcher, index)
                 finally:
                     doing.clear()
                     made[SECONDS] += time.perf_counter() - began
-                    made[CPU] += time.thread_time() - cpu
+                    after = cpu_time()
+                    if before is not None and after is not None:
+                        made[CPU] += after.running - before.running
+                        made[QUEUED] += after.queued - before.queued
                     made[COUNT] += 1
                     count = int(made[COUNT])
                     if count <= BATCHES:

@@ -7,7 +7,8 @@ import pickle
 import random
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -81,20 +82,55 @@ def _state(generator: Any) -> bytes | None:
     return pickle.dumps(generator.bit_generator.state)
 
 
-def draws_alike(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two workers went through the same states of a generator, drawing from it all the while.
+def moves(states: Sequence[int]) -> list[int]:
+    """The states after the first that differ from the one before: a generator that is not drawn from does not move.
 
     Args:
-        one, other: fingerprints at the start and after each batch of one worker. A generator that a worker seeds by
-            the sample's index, one it never draws from, and one it drew from only once go through no common states.
+        states: fingerprints at the start and after each batch; zeros where there was none.
     """
-    first, second = _moves(one), _moves(other)
-    fewest = min(len(first), len(second))
-    common = set(first) & set(second)
-    return fewest >= 3 and len(common) >= max(3, (fewest + 1) // 2)
-
-
-def _moves(states: Sequence[int]) -> list[int]:
-    """The states after the start that differ from the one before."""
     known = [s for s in states if s]
     return [b for a, b in pairwise(known) if a != b]
+
+
+@dataclass
+class Alike:
+    """Two workers that draw the same numbers, and how often they were seen to."""
+
+    name: str
+    one: int
+    other: int
+    common: int = 0  # batches after which both had the generator in the same state
+    batches: int = 0  # batches in which both drew from it
+    again: bool = False  # new workers went through the states of earlier ones
+
+
+@dataclass
+class AlikeWatch:
+    """Gathers, iterator by iterator, whether workers draw alike.
+
+    A generator that a worker seeds by the sample's index, one it never draws from, and one it drew from only once go
+    through no, or too few, common states.
+    """
+
+    seen: dict[tuple[str, int, int], Alike] = field(default_factory=dict)
+    before: dict[str, set[int]] = field(default_factory=dict)  # states of earlier iterators' first worker
+
+    def add(self, by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Take what the workers of one iterator did, when they are done or have been seen long enough."""
+        for name, workers in by_name.items():
+            first = set(workers[0]) if workers else set()
+            again = bool(first) and first <= self.before.get(name, set())
+            self.before.setdefault(name, set()).update(first)
+            for j, other in enumerate(workers):
+                for i, one in enumerate(workers[:j]):
+                    fewest = min(len(one), len(other))
+                    if fewest:
+                        pair = self.seen.setdefault((name, i, j), Alike(name, i, j))
+                        pair.common += len(set(one) & set(other))
+                        pair.batches += fewest
+                        pair.again = pair.again or again
+
+    def found(self) -> Alike | None:
+        """A pair that was in the same state after at least three batches, and after most of those seen."""
+        sure = [a for a in self.seen.values() if a.common >= 3 and 2 * a.common > a.batches]
+        return max(sure, key=lambda a: a.common, default=None)

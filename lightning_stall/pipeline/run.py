@@ -12,10 +12,11 @@ from lightning_stall.pipeline import sayings
 from lightning_stall.pipeline.clock import StepClock, Window
 from lightning_stall.pipeline.device import DeviceGaps
 from lightning_stall.pipeline.loaders import Loader, live_iterators, train_loaders
-from lightning_stall.pipeline.probe import LoaderWatch
+from lightning_stall.pipeline.probe import BATCHES, LoaderWatch, Making
+from lightning_stall.pipeline.randomness import AlikeWatch
 from lightning_stall.pipeline.sayings import Saying, Starved
 from lightning_stall.pipeline.stacks import Looks, PartCodes, StackSampler
-from lightning_stall.pipeline.verdict import ENOUGH, Verdict, crowd, processes_here
+from lightning_stall.pipeline.verdict import ENOUGH, Crowd, Verdict, processes_here
 from lightning_stall.pipeline.watchdog import Hang, Watchdog, worker_lines
 
 SCARCE = 0.05  # share of the machine's memory; below it the system may soon kill a worker
@@ -57,7 +58,10 @@ class PipelineRun:
         self._epoch = Window()
         self._idle = [0.0, 0.0]  # seconds of the device, idle and in all
         self._sampler: StackSampler | None = None
-        self._judged: set[int] = set()  # boards whose randomness has been judged
+        self._alike = AlikeWatch()
+        self._alike_told = False
+        self._judged: set[int] = set()  # boards that it has seen
+        self._epoch_over = False
         self.dog = Watchdog(self.clock, self._look_at_workers, on_hang, floor=hang_floor, interrupt=interrupt)
         try:
             self.clock.attach(trainer)
@@ -121,7 +125,7 @@ class PipelineRun:
         idle, self._idle = self._idle, [0.0, 0.0]
         self.device_idle = idle[0] / idle[1] if self.gaps is not None and idle[1] > 0 else None
         loaders = self.loaders
-        crowding = crowd(self.trainer, loaders, self.host_cores, self.processes)
+        crowding = self._crowd(loaders)
         self.verdict.update(seen, self.device_idle, crowding)
         self._want_samples(self.verdict.suspected)
         if self.verdict.crowded and crowding is not None:
@@ -144,11 +148,14 @@ class PipelineRun:
         self.verdict.starts.append(self.epoch_start)
         self.verdict.steady.append(self._epoch.total)
         self.pause()
+        self._epoch_over = True
+        told = self._randomness()
+        self._epoch_over = False
         busiest = max(self.loaders, key=lambda one: one.workers, default=None)
-        self.slow_starts = busiest is not None and self.verdict.starts_slowly()
+        self.slow_starts = busiest is not None and self.verdict.starts_slowly(self._many(self.loaders))
         if not self.slow_starts or busiest is None or self.verdict.starved or self.verdict.crowded:
-            return []
-        return [sayings.slow_starts(self.verdict, busiest, self.cores)]
+            return told
+        return [*told, sayings.slow_starts(self.verdict, busiest, self.cores)]
 
     def epoch_cost(self) -> float:
         """Mean seconds a batch of the epoch that ended, its start included; begins the next epoch's sum."""
@@ -176,15 +183,29 @@ class PipelineRun:
         return Starved(
             wait=seen.wait,
             busy=seen.step - seen.wait,
-            making=making[0] if making else (seen.wait if not loader.workers else seen.step * loader.workers),
-            cpu=making[1] if making else (seen.fetch_cpu / max(sum(seen.fetches), 1e-9) if not loader.workers else 1.0),
+            making=making.seconds if making else (seen.wait if not loader.workers else seen.step * loader.workers),
+            cpu=making.computing
+            if making
+            else (seen.fetch_cpu / max(sum(seen.fetches), 1e-9) if not loader.workers else 1.0),
             cores=self.cores,
             accelerator=self.gaps is not None,
             part=looks.part(),
             line=looks.line(),
         )
 
-    def _making(self, loader: Loader) -> tuple[float, float] | None:
+    def _many(self, loaders: list[Loader]) -> bool:
+        return sum(loader.workers for loader in loaders) * self.processes >= 2 * self.host_cores
+
+    def _crowd(self, loaders: list[Loader]) -> Crowd | None:
+        """How far more workers than cores fare; None where there are not so many."""
+        making = [m for loader in loaders if (m := self._making(loader)) is not None]
+        if not making or not self._many(loaders):
+            return None
+        workers = sum(loader.workers for loader in loaders) * self.processes
+        worst = max(making, key=lambda m: m.queued)
+        return Crowd(workers, self.host_cores, worst.computing, worst.queued)
+
+    def _making(self, loader: Loader) -> Making | None:
         board = self.watch.board(loader.it)
         return board.making() if board is not None and loader.workers else None
 
@@ -210,16 +231,20 @@ class PipelineRun:
     # ------------------------------------------------------------------ workers
 
     def _randomness(self) -> list[Saying]:
+        """Whether workers draw alike; each iterator's are asked once, when they have made enough or are done."""
         for loader in self.loaders:
             board = self.watch.board(loader.it)
             # workers of an iterable dataset may shuffle alike on purpose, each to take its own share
-            if board is None or loader.workers < 2 or loader.iterable or id(board) in self._judged:
+            if board is None or loader.workers < 2 or loader.iterable or self._alike_told:
                 continue
-            found = board.alike()
-            if found or board.full():
-                self._judged.add(id(board))
-            if found:
-                return [sayings.alike(loader, *found[0])]
+            if id(board) in self._judged or not (self._epoch_over or board.batches() >= BATCHES):
+                continue
+            self._judged.add(id(board))
+            self._alike.add(board.moves())
+            found = self._alike.found()
+            if found is not None:
+                self._alike_told = True
+                return [sayings.alike(loader, found)]
         return []
 
     def _memory(self) -> list[Saying]:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_stall.finding import Severity
 from lightning_stall.pipeline.clock import Window
 from lightning_stall.pipeline.loaders import Loader, ms, plural
+from lightning_stall.pipeline.randomness import Alike
 from lightning_stall.pipeline.verdict import CROWDED, FLOOR, Crowd, Verdict
 
 
@@ -190,11 +191,16 @@ def crowded(seen: Crowd, loader: Loader, processes: int) -> Saying:
         "too-many-workers",
         f"{plural(seen.workers, 'loader worker')} share {plural(seen.cores, 'usable core')} with the training, and "
         f"stand in line for {seen.queued:.0%} of the time in which they could compute; under {CROWDED:.0%} would pass. "
-        f"What they compute fills {seen.demand:.0%} of the cores. "
+        f"Making a batch is {seen.computing:.0%} computing, which more workers than cores do not speed up. "
         f"The {loader.name} has {loader.settings()}.",
         advice=f"Use no more workers than cores, less one for the training{others}:\n\n"
         f"    DataLoader(..., num_workers={each}, persistent_workers=True)\n",
-        evidence={"workers": float(seen.workers), "cores": float(seen.cores), "queued_share": seen.queued},
+        evidence={
+            "workers": float(seen.workers),
+            "cores": float(seen.cores),
+            "queued_share": seen.queued,
+            "computing_share": seen.computing,
+        },
         where=[loader.name],
     )
 
@@ -225,10 +231,11 @@ def dead_worker(error: Exception, iterators: Sequence[Any]) -> Saying | None:
     if not dead and "DataLoader worker" not in str(error):
         return None
     killed = any("exit code -9" in text for text in dead) or "Killed" in str(error)
+    said = (str(error) or repr(error)).splitlines()[0]
     why = " The system kills with this signal when memory runs out." if killed else ""
     return Saying(
         "dataloader-hang",
-        f"No batch arrives any more: {' and '.join(dead) or 'a loader worker'} died. {(str(error) or repr(error)).splitlines()[0]}{why}",
+        f"No batch arrives any more: {' and '.join(dead) or 'a loader worker'} died. {said}{why}",
         advice="Look for a worker that runs out of memory: fewer workers, a smaller `prefetch_factor`, and the dataset "
         "in one array instead of a list of objects. Find a crash in C code in the training process:\n\n"
         "    DataLoader(..., num_workers=0)\n",
@@ -238,8 +245,9 @@ def dead_worker(error: Exception, iterators: Sequence[Any]) -> Saying | None:
     )
 
 
-def alike(loader: Loader, name: str, one: int, other: int, batches: int) -> Saying:
+def alike(loader: Loader, found: Alike) -> Saying:
     """Workers that draw the same numbers."""
+    name = found.name
     held = name not in ("random", "numpy.random", "torch")
     advice = ""
     if held:
@@ -252,11 +260,15 @@ def alike(loader: Loader, name: str, one: int, other: int, batches: int) -> Sayi
         )
     return Saying(
         "duplicate-randomness",
-        f"Workers {one} and {other} of the {loader.name} drew the same numbers from `{name}` for each of the first "
-        f"{batches} batches they made (the generator went through "
-        "the same states in both); workers that are seeded apart have none in common.",
+        f"Workers {found.one} and {found.other} of the {loader.name} drew the same numbers from `{name}`: after "
+        f"{found.common} of {found.batches} batches it was in the same state in both; workers seeded apart have no "
+        f"state in common.{' New workers draw them again each epoch.' if found.again else ''}",
         advice=advice,
-        evidence={"batches": float(batches), "num_workers": float(loader.workers)},
+        evidence={
+            "common_states": float(found.common),
+            "batches": float(found.batches),
+            "num_workers": float(loader.workers),
+        },
         where=[name],
     )
 

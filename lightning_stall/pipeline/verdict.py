@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_stall.measure.pipeline import cpu_time, process_age
 from lightning_stall.pipeline.clock import Window
-from lightning_stall.pipeline.loaders import Loader, live_iterators
 
 FLOOR = 0.002  # seconds a batch; a shorter wait is not worth a person's time, whatever its share
 LOST = 0.5  # seconds lost so far before a word
 ENOUGH = 6  # steady batches that make a verdict
 PATIENCE = 3  # verdicts in a row
 CROWDED = 0.3  # share of their time that workers stand in line for a core, from which on they crowd each other
-FILLED = 0.4  # share of the cores that their computing fills, below which others crowd them
-START = 0.2  # seconds before an epoch's first batch, from which on they count
+COMPUTING = 0.5  # share of the making of a batch; workers that compute less may well outnumber the cores
+START = 2.0  # seconds before an epoch's first batch, from which on they count
+CROWDED_START = 0.2  # the same where there are at least twice as many workers as cores
 STARTS_LOST = 1.5  # seconds lost on the starts of all epochs but the first
 STARTS = 3  # epochs but the first
 
@@ -62,14 +61,18 @@ class Verdict:
         self._crowded = self._crowded + 1 if crowding else 0
         self.crowded = self._crowded >= PATIENCE
 
-    def starts_slowly(self) -> bool:
-        """Whether the starts of epochs, rather than their batches, lose the time. The first epoch is left out."""
+    def starts_slowly(self, many: bool) -> bool:
+        """Whether the starts of epochs, rather than their batches, lose the time. The first epoch is left out.
+
+        Args:
+            many: whether there are at least twice as many workers as cores.
+        """
         starts, steady = self.starts[1:], self.steady[1:]
         lost, total = sum(starts), sum(starts) + sum(steady)
         return (
             len(starts) >= STARTS
             and lost >= STARTS_LOST
-            and min(starts[-STARTS:]) >= START
+            and min(starts[-STARTS:]) >= (CROWDED_START if many else START)
             and lost > self.threshold * total
         )
 
@@ -80,30 +83,13 @@ class Crowd:
 
     workers: int  # of all processes on this host
     cores: int
-    queued: float  # share of their ready time in which they stood in line for a core
-    demand: float  # share of the cores that their computing filled
+    computing: float  # share of the making of a batch in which a worker computes or could
+    queued: float  # share of that in which it stood in line for a core
 
     @property
     def crowding(self) -> bool:
-        """Workers that wait for a disk may outnumber the cores; those that fill the cores may not."""
-        return self.queued >= CROWDED and self.demand >= FILLED
-
-
-def crowd(trainer: Any, loaders: list[Loader], cores: int, processes: int) -> Crowd | None:
-    """Of the training's workers; None where there are not at least twice as many of them as cores."""
-    workers = sum(loader.workers for loader in loaders) * processes
-    if workers < 2 * cores:
-        return None
-    running = queued = alive = 0.0
-    for iterator in live_iterators(trainer):
-        for worker in iterator._workers:
-            spent, age = (cpu_time(worker.pid), process_age(worker.pid)) if worker.pid else (None, None)
-            if spent is not None and age is not None:
-                running, queued = running + spent.running, queued + spent.queued
-                alive = max(alive, age)
-    if running + queued <= 0 or alive <= 0:
-        return None
-    return Crowd(workers, cores, queued / (running + queued), running * processes / (alive * cores))
+        """Workers that wait for a disk may outnumber the cores; those that compute may not."""
+        return self.queued >= CROWDED and self.computing >= COMPUTING
 
 
 def processes_here(trainer: Any) -> int:

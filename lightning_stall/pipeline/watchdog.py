@@ -234,10 +234,9 @@ def worker_lines(iterator: Any) -> tuple[list[str], int | None]:
             doing = f"is dead (exit code {worker.exitcode})"
         else:
             then, now = before[i], cpu_time(worker.pid)
-            busy = (now.running - then.running) / 0.2 if then is not None and now is not None else 0.0
-            doing = (
-                f"{'computes' if busy > 0.3 else 'stands'}: {process_state(worker.pid)}, {min(busy, 1.0):.0%} of a core"
-            )
+            busy = (now.ready - then.ready) / 0.2 if then is not None and now is not None else 0.0
+            look = "is busy" if busy > 0.3 else "stands"
+            doing = f"{look}: {process_state(worker.pid)}, computes {min(busy, 1.0):.0%} of the time"
         waiting = " It is the one waited for." if i == waited_for else ""
         lines.append(f"Worker {i} (pid {worker.pid}) {doing}, {_queued(iterator, i)}.{waiting}")
     order = sorted(range(len(lines)), key=lambda i: i != waited_for)
@@ -250,6 +249,13 @@ def _queued(iterator: Any, worker: int) -> str:
         return f"{iterator._index_queues[worker].qsize()} more in its queue"
     except (NotImplementedError, OSError, AttributeError):  # macOS cannot count
         return "its queue unknown"
+
+
+def wait_for_deaths(iterators: list[Any], seconds: float = 0.5) -> None:
+    """A connection breaks a moment before the worker at its other end counts as dead."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and all(w.is_alive() for i in iterators for w in i._workers):
+        time.sleep(0.01)
 
 
 def end_workers(iterator: Any) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from benchmarks.zoo.case import Training, sick
 from benchmarks.zoo.sick._data import Split, accuracy, cancer, digits, friedman, r2, waves
-from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, adam, mlp, small_cnn
+from benchmarks.zoo.sick._modules import Classifier, Recurrent, Regressor, adam, mlp, sgd, small_cnn
 
 BLOCK = 8.0  # seconds; long beside a step of milliseconds, short enough for a benchmark
 
@@ -28,6 +28,7 @@ class Shared(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if index == self.slow:
             time.sleep(BLOCK)
+            self.slow = None  # mounted now
         return self.split.x[index], self.split.y[index]
 
 
@@ -35,7 +36,7 @@ def _volume(seed: int, slow: int | None) -> Training:
     torch.manual_seed(seed)
     split = digits().shaped(1, 8, 8)
     loader = DataLoader(Shared(split, slow), batch_size=32, shuffle=True, num_workers=1, persistent_workers=True)
-    return Training(Classifier(small_cnn(8)), loader, accuracy(split), None, {"max_epochs": 1})
+    return Training(Classifier(small_cnn(8), adam(5e-3)), loader, accuracy(split), None, {"max_epochs": 5})
 
 
 @sick(
@@ -71,8 +72,8 @@ class Feed(IterableDataset[tuple[Tensor, Tensor]]):
 def _feed(seed: int, missing: bool) -> Training:
     torch.manual_seed(seed)
     split = friedman()
-    loader = DataLoader(Feed(split, missing), batch_size=30, num_workers=2)
-    return Training(Regressor(mlp(10, 64, 1), adam(3e-3)), loader, r2(split), None, {"max_epochs": 1})
+    loader = DataLoader(Feed(split, missing), batch_size=15, num_workers=2)
+    return Training(Regressor(mlp(10, 64, 1), sgd(0.05)), loader, r2(split), None, {"max_epochs": 1})
 
 
 @sick(
@@ -122,17 +123,16 @@ def cancer_report(seed: int) -> Training:
 
 
 class Locked(Regressor):
-    """Keeps samples of the gradients in a file that another process holds a lock on."""
+    """Waits, before one step, for a file lock that another process holds."""
 
     def __init__(self, net: nn.Module, locked: bool) -> None:
         super().__init__(net, adam(3e-3))
-        self.until: float | None = None
         self.locked = locked
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.locked and self.global_step == 40:
-            self.until = time.monotonic() + BLOCK
-            while time.monotonic() < self.until:
+            until = time.monotonic() + BLOCK
+            while time.monotonic() < until:
                 time.sleep(0.05)
 
 

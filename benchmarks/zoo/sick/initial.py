@@ -59,7 +59,7 @@ def tiny_normal(seed: int, std: float | None = 1e-4) -> Training:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=std)
                 nn.init.zeros_(layer.bias)
-    module = Regressor(net, lr=0.05, optimizer="SGD")
+    module = Regressor(net, lr=0.02, optimizer="SGD", momentum=0.9)
     val = loader(rows.x_test, rows.y_test, batch_size=75, shuffle=False)
     return Training(module, loader(rows.x, rows.y), r2(rows.x_test, y=rows.y_test), val, {"max_epochs": 25})
 

@@ -48,8 +48,8 @@ def percent_sigmoid(seed: int, last: type[nn.Module] = nn.Sigmoid) -> Training:
     rows = surface(seed)
     y, y_test = (50 + 15 * rows.y).clamp(0, 100), (50 + 15 * rows.y_test).clamp(0, 100)
     net = nn.Sequential(mlp(6, 64, 64, 1), last())
-    module = Regressor(net, lr=5e-3)
-    return Training(module, loader(rows.x, y), r2(rows.x_test, y=y_test), trainer={"max_epochs": 20})
+    module = Regressor(net, lr=1e-2)
+    return Training(module, loader(rows.x, y), r2(rows.x_test, y=y_test), trainer={"max_epochs": 30})
 
 
 class Thermometer(LightningModule):

@@ -91,7 +91,7 @@ def _sampled(test: Tensor, seed: int, latent: int = 4) -> Any:
 )
 def gan(seed: int) -> Training:
     loader, test = _points(seed)
-    return Training(GAN(), loader, _sampled(test, seed), None, {"max_epochs": 60})
+    return Training(GAN(), loader, _sampled(test, seed), None, {"max_epochs": 45})
 
 
 class WGAN(LightningModule):
@@ -151,18 +151,16 @@ class VAE(LightningModule):
         self.encoder = mlp(64, 128, 2 * latent)
         self.decoder = mlp(latent, 128, 64)
 
-    def elbo(self, x: Tensor, noise: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The evidence lower bound of each picture in nats, by one sample."""
         mu, log_var = self.encoder(x).chunk(2, dim=1)
-        z = mu + noise * torch.randn_like(mu) * (0.5 * log_var).exp()
+        z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
         rec = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(1)
         kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1)
-        return -(rec + kl).mean()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.decoder(self.encoder(x).chunk(2, dim=1)[0]))
+        return -(rec + kl)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        loss = -self.elbo(batch[0])
+        loss = -self(batch[0]).mean()
         self.log("neg_elbo", loss)
         return loss
 
@@ -173,12 +171,17 @@ class VAE(LightningModule):
 @well(
     "vae",
     "generative",
-    "pixel cross-entropy summed plus KL: starts at 44 nats and can not fall far; R2 of the mean picture about 0.7",
+    "pixel cross-entropy summed plus KL: starts at 44 nats, and the best is 23.7; the bound on the test pictures",
 )
 def vae(seed: int) -> Training:
     d = data.digits(seed)
-    d = data.Split(d.x, d.x, d.x_test, d.x_test)
-    return Training(VAE(), d.train(64), d.r2, None, {"max_epochs": 60})
+    loader = DataLoader(TensorDataset(d.x), 64, shuffle=True)
+
+    def score(m: LightningModule) -> float:
+        torch.manual_seed(seed)
+        return data.predict(m, d.x_test.repeat(5, 1)).mean().item()
+
+    return Training(VAE(), loader, score, None, {"max_epochs": 60})
 
 
 class Diffusion(LightningModule):

@@ -1,0 +1,343 @@
+"""ActivationHealth: units that are dead or at their limits, weights that start badly, modules in the wrong mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from lightning_stall.callback import StallCallback, guarded
+from lightning_stall.measure.activations import Kind, activations, at_the_edge, fired
+from lightning_stall.measure.initial import Start, starts
+from lightning_stall.readings import plain_name
+from lightning_stall.remedies import swap
+from lightning_stall.sinks import clean_tag
+
+DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
+SATURATED = 0.6  # share of a layer's values at the limits
+MEMORY = 4  # checks over which a unit must not have fired
+GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
+BIAS = 1.0  # mean absolute bias of a hidden layer above which it decides alone
+
+
+@dataclass
+class Layer:
+    """What is known of one activation: the last checks, newest last."""
+
+    name: str
+    kind: Kind
+    order: int
+    masks: list[Tensor] = field(default_factory=list)  # which units fired, on the device
+    edges: list[float] = field(default_factory=list)  # share of values at the limits
+    dead: float = 0.0
+
+
+class ActivationHealth(StallCallback):
+    """Looks at activations on checks, at weights before the first step, and at the modules' modes.
+
+    Says mode-mismatch, which is certain; and, once the run fares badly, dead-activations, saturated-activations and
+    bad-initialization. It reads what autograd keeps anyway, so functional calls count and no hook is put on the model;
+    a compiled or checkpointed part is not seen.
+
+    Logs: `stall/activations/dead/<layer>`, `stall/activations/saturated/<layer>` (shares from 0 to 1).
+
+    Args:
+        auto_remedy: with `reinitialize`, give a dead layer new weights.
+        reinitialize: allow it: once a layer, by its own `reset_parameters`, its optimizer state cleared. One device only.
+        every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
+        mute: codes never to be told.
+    """
+
+    codes = ("dead-activations", "saturated-activations", "bad-initialization", "mode-mismatch")
+
+    def __init__(
+        self,
+        *,
+        auto_remedy: bool = False,
+        reinitialize: bool = False,
+        every_n_steps: int | None = None,
+        mute: Sequence[str] = (),
+    ) -> None:
+        super().__init__(auto_remedy=auto_remedy, every_n_steps=every_n_steps, mute=mute)
+        self.reinitialize = reinitialize
+        self._reset()
+
+    def _reset(self) -> None:
+        self.layers: dict[str, Layer] = {}
+        self.renewed: list[str] = []
+        self.starts: list[Start] = []
+        self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
+        self._looked_at_validation = False
+        self._undo: Any = None
+
+    # ------------------------------------------------------------------ verbs
+
+    def begin(self) -> None:
+        hub = self.hub
+        if not hub.step:
+            self._reset()
+            self.starts = starts(hub.module)
+        self._looked_at_validation = False
+
+    def before_backward(self, loss: Tensor) -> None:
+        hub = self.hub
+        if not hub.checking:
+            return
+        if hub.step <= 2:
+            self._look_at_modes()
+        names = {id(p): plain_name(n) for n, p in hub.module.named_parameters()}
+        self._fresh = []
+        found = activations(loss)
+        last = found[-1].order if found else 0
+        for activation in found:
+            if activation.kind != "relu" and activation.order == last:
+                continue  # the output's own sigmoid or tanh stands at its limits where the model is sure
+            owner = names.get(activation.source, "").rpartition(".")[0]
+            name = f"{activation.kind} after {owner}" if owner else f"{activation.kind} {len(self._fresh)}"
+            layer = self.layers.setdefault(name, Layer(name, activation.kind, activation.order))
+            if activation.kind == "relu":
+                self._fresh.append(
+                    (layer, fired(activation.output, activation.channel), activation.output.new_zeros(()))
+                )
+            else:
+                self._fresh.append((layer, None, at_the_edge(activation.output, activation.kind)))
+
+    def check(self) -> None:
+        for layer, mask, edge in self._fresh:
+            if mask is not None:
+                if layer.masks and layer.masks[-1].shape != mask.shape:
+                    layer.masks.clear()
+                layer.masks.append(mask)
+                del layer.masks[:-MEMORY]
+                layer.dead = 1.0 - float(torch.stack(layer.masks).any(0).float().mean())
+            else:
+                layer.edges.append(float(edge))
+                del layer.edges[:-MEMORY]
+        self._fresh = []
+        self._look_for_dead()
+        self._look_for_saturated()
+        self._look_at_start()
+
+    @guarded
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:
+        """Watch one validation step for dropout that is still active."""
+        if self._looked_at_validation or trainer.sanity_checking or getattr(pl_module, "_compiler_ctx", None):
+            return
+        self._looked_at_validation = True
+        active = [n for n, m in pl_module.named_modules() if isinstance(m, _DropoutNd) and m.training and m.p > 0]
+        seen = _Dropouts()
+
+        def wrap(original: Any) -> Any:
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                with seen:
+                    return original(*args, **kwargs)
+
+            return watched
+
+        self._undo = swap(trainer.strategy, "validation_step", wrap)
+        self._seen, self._active = seen, active
+
+    @guarded
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:
+        if self._undo is None:
+            return
+        self._undo()
+        self._undo = None
+        rates = self._seen.active
+        if rates:
+            self.tell(
+                "mode-mismatch",
+                f"Dropout was active in validation, {len(rates)} times in one step with a rate of {max(rates):.2g}; 0 times "
+                "would be right.",
+                advice="Pass the mode to the functional form, or use the module:\n\n"
+                "    x = F.dropout(x, p=0.5, training=self.training)",
+                evidence={"calls": float(len(rates)), "rate": max(rates), "strength": 0.8},
+                where=[plain_name(n) for n in self._active] or ["a functional dropout"],
+            )
+
+    def detach(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def numbers(self) -> Mapping[str, float]:
+        values = {}
+        for layer in self.layers.values():
+            if layer.masks:
+                values[f"stall/activations/dead/{clean_tag(layer.name)}"] = layer.dead
+            elif layer.edges:
+                values[f"stall/activations/saturated/{clean_tag(layer.name)}"] = layer.edges[-1]
+        return values
+
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        return {
+            "dead units by layer": ["stall/activations/dead/.*"],
+            "saturated values by layer": ["stall/activations/saturated/.*"],
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "renewed": list(self.renewed),
+            "edges": {n: list(layer.edges) for n, layer in self.layers.items() if layer.edges},
+            "starts": [[s.name, s.gain, s.alike, s.bias] for s in self.starts],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._reset()
+        self.renewed = list(state["renewed"])
+        self.starts = [Start(*s) for s in state["starts"]]
+
+    # ------------------------------------------------------------------ what it looks for
+
+    def _look_for_dead(self) -> None:
+        full = [x for x in self.layers.values() if len(x.masks) >= MEMORY]
+        dead = sorted((x for x in full if x.dead >= DEAD), key=lambda x: -x.dead)
+        if not dead:
+            self.retract("dead-activations")
+            return
+        worst = dead[0]
+        units = int(worst.masks[-1].numel())
+        remedy = self._renew(worst)
+        self.tell(
+            "dead-activations",
+            f"{100 * worst.dead:.0f} % of the {units} units of `{worst.name}` gave zero for every sample of the last "
+            f"{MEMORY} checks; under {100 * DEAD:.0f} % is common.",
+            advice="Lower the learning rate or the bias that killed them, or let a little through:\n\n    nn.LeakyReLU(0.01)",
+            statistical=remedy is None,
+            evidence={"dead": worst.dead, "units": float(units), "layers": float(len(dead)), "strength": worst.dead**4},
+            where=[x.name for x in dead],
+            remedy=remedy,
+        )
+
+    def _look_for_saturated(self) -> None:
+        full = [x for x in self.layers.values() if len(x.edges) >= MEMORY - 1]
+        stuck = sorted((x for x in full if median(x.edges) >= SATURATED), key=lambda x: -median(x.edges))
+        if not stuck:
+            self.retract("saturated-activations")
+            return
+        worst = median(stuck[0].edges)
+        self.tell(
+            "saturated-activations",
+            f"{100 * worst:.0f} % of the values of `{stuck[0].name}` stand at its limits, where no gradient passes; under "
+            f"{100 * SATURATED:.0f} % would do.",
+            advice="Make the weights in front of it smaller, or normalise what goes in:\n\n"
+            "    nn.init.xavier_uniform_(layer.weight)\n    # or put nn.LayerNorm(n) before the activation",
+            statistical=True,
+            evidence={"saturated": worst, "layers": float(len(stuck)), "strength": min(1.0, worst**2 + 0.1)},
+            where=[x.name for x in stuck],
+        )
+
+    def _look_at_start(self) -> None:
+        if not self.starts:
+            return
+        hidden = self.starts[:-1] or self.starts
+        alike = [s for s in hidden if s.alike]
+        off = [s for s in self.starts if not s.alike and not GAIN[0] <= s.gain <= GAIN[1]]
+        biased = [s for s in hidden if s.bias > BIAS]
+        typical = median(s.gain for s in self.starts)
+        most = len(alike) == len(hidden) or not GAIN[0] <= typical <= GAIN[1]
+        if not (most or off or biased):
+            return
+        if alike and len(alike) == len(hidden):
+            seen = f"All weights of {len(alike)} of {len(self.starts)} layers started as one number, so their units stay alike"
+            strength = 0.9
+        elif off:
+            worst = max(off, key=lambda s: abs(math.log(max(s.gain, 1e-12))))
+            seen = (
+                f"The weights of `{worst.name}` started with {worst.gain:.2g} / sqrt(fan_in) as their size; "
+                f"{GAIN[0]:.2g} to {GAIN[1]:.2g} is where training starts, torch's default is 0.58"
+            )
+            far = max(GAIN[0] / max(worst.gain, 1e-12), worst.gain / GAIN[1])
+            strength = min(1.0, 0.5 + 0.2 * math.log10(max(far, 1.0)) + 0.2 * most)
+        elif biased:
+            seen = (
+                f"The bias of `{biased[0].name}` started at {biased[0].bias:.2g} on average; under {BIAS:.0f} is usual"
+            )
+            strength = 0.5
+        else:
+            return
+        self.tell(
+            "bad-initialization",
+            f"{seen}.",
+            advice="Leave torch's own initialisation, or fit it to the activation:\n\n"
+            '    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu"); nn.init.zeros_(layer.bias)',
+            statistical=True,
+            evidence={"gain": typical, "layers": float(len(self.starts)), "strength": strength},
+            where=[s.name for s in (*alike, *off, *biased)],
+        )
+
+    def _look_at_modes(self) -> None:
+        """Subtrees in evaluation mode that are being trained. A BatchNorm frozen by itself is a choice, not a slip."""
+        held = {
+            id(p) for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"] if p.requires_grad
+        }
+        found: list[str] = []
+        for name, module in self.hub.module.named_modules():
+            if module.training or not any(True for _ in module.children()):
+                continue
+            params = list(module.parameters())
+            trained = sum(id(p) in held for p in params)
+            sensitive = [m for m in module.modules() if _acts_by_mode(m) and not m.training]
+            if sensitive and trained > len(params) / 2 and not any(name.startswith(f"{up}.") or not up for up in found):
+                found.append(name)
+        if found:
+            self.tell(
+                "mode-mismatch",
+                f"{len(found)} module(s) under training stand in evaluation mode, with dropout or BatchNorm inside; 0 would be "
+                "right. Lightning leaves the mode as it finds it.",
+                advice="Put them back before `fit`, or when it starts:\n\n    def on_train_epoch_start(self):\n        self.train()",
+                evidence={"modules": float(len(found)), "strength": 0.8},
+                where=[plain_name(n) or type(self.hub.module).__name__ for n in found],
+            )
+
+    # ------------------------------------------------------------------ the remedy
+
+    def _renew(self, layer: Layer) -> str | None:
+        hub = self.hub
+        owner = layer.name.rpartition(" after ")[2]
+        if not (self.auto_remedy and self.reinitialize) or hub.world_size > 1 or owner in self.renewed:
+            return None
+        module = dict(hub.module.named_modules()).get(owner)
+        if module is None or not hasattr(module, "reset_parameters"):
+            return None
+        self.renewed.append(owner)
+        module.reset_parameters()
+        for optimizer in hub.readings.optimizers:
+            for p in module.parameters():
+                optimizer.state.pop(p, None)
+        layer.masks.clear()
+        return f"gave `{owner}` new weights by its own `reset_parameters` at step {hub.step}, and cleared its optimizer state"
+
+
+class _Dropouts(TorchFunctionMode):
+    """Notes calls of a functional dropout that drops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[float] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DROPOUTS:
+            rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+            training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
+            if training and rate > 0:
+                self.active.append(float(rate))
+        return func(*args, **kwargs)
+
+
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+
+
+def _acts_by_mode(module: nn.Module) -> bool:
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    return isinstance(module, _BatchNorm) and module.track_running_stats

@@ -1,0 +1,108 @@
+"""Two remedies for bad batches: leave out the step they spoilt, and standardise inputs that are far from unit scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from lightning_stall.measure.batches import replace_tensors
+from lightning_stall.measure.columns import FieldWatch
+from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers, swap
+
+
+@dataclass
+class LeaveOut:
+    """Leaves a step out and puts BatchNorm's statistics back to what they were before its batch."""
+
+    module: Module
+    skipped: int = 0  # steps left out, where the host knows
+    _control: StepControl = field(default_factory=StepControl)
+    _buffers: BufferSnapshot = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.module)])
+
+    def before_batch(self, window_starts: bool, bad: bool | Tensor, always: bool) -> None:
+        """Keep the statistics: on a CPU before the first bad batch of a window, elsewhere before each window.
+
+        Elsewhere, and with `always`, the host does not know whether the batch will turn out bad.
+        """
+        if window_starts:
+            self._buffers.kept = []
+        known = isinstance(bad, bool) and not always
+        if not self._buffers.kept and (bad if known else window_starts):
+            self._buffers.take()
+
+    def apply(self, optimizer: Optimizer, bad: Tensor) -> None:
+        """Leave this step out where `bad`, a device scalar, is true."""
+        self._buffers.restore(bad)
+        if self._control.skip(optimizer, bad):
+            self.skipped += 1
+
+    def remove(self) -> None:
+        self._control.remove()
+
+
+@dataclass
+class Standardizer:
+    """(x - mean) / std for some fields of a batch, in front of a strategy's steps.
+
+    Makes new tensors, so what a dataset holds is not changed. Without statistics it changes nothing.
+    """
+
+    statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _undo: dict[str, Callable[[], None]] = field(default_factory=dict, repr=False)
+
+    def fit(self, name: str, watch: FieldWatch) -> bool:
+        """Take a field's statistics; False where there are none yet."""
+        found = watch.statistics()
+        if found is not None:
+            self.statistics[name] = found
+        return found is not None
+
+    def __call__(self, batch: Any) -> Any:
+        if not self.statistics:
+            return batch
+        return replace_tensors(batch, {name: _Scale(*s) for name, s in self.statistics.items()})
+
+    def install(self, strategy: Any, stages: Sequence[str]) -> None:
+        """Stand in front of these stages' steps ("training", "validation" ...), once."""
+        for stage in stages:
+            if stage not in self._undo:
+                self._undo[stage] = swap(strategy, f"{stage}_step", self._in_front)
+
+    def _in_front(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda batch, *args, **kwargs: step(self(batch), *args, **kwargs)
+
+    def remove(self) -> None:
+        for undo in self._undo.values():
+            undo()
+        self._undo.clear()
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {name: {"mean": mean, "std": std} for name, (mean, std) in self.statistics.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.statistics = {name: (s["mean"], s["std"]) for name, s in state.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_undo": {}}
+
+
+@dataclass
+class _Scale:
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        mean = self.mean.to(x.device, non_blocking=True)
+        scaled = (x.to(torch.promote_types(x.dtype, torch.float32)) - mean) / self.std.to(x.device, non_blocking=True)
+        return scaled.to(x.dtype)
