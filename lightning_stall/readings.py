@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from lightning_stall.measure.gradients import gradient_norms, shard_copies, total_norm
+from lightning_stall.measure.gradients import gradient_norms, is_dtensor, shard_copies, stored, total_norm
 from lightning_stall.measure.graph import forward_order
 from lightning_stall.measure.updates import WeightSample
 
@@ -230,7 +230,7 @@ class Readings:
         if on_host:
             return max(on_host) * self.rate_factor
         if id(optimizer) not in self._rates:
-            self._rates[id(optimizer)] = max(float(r) for r in rates)
+            self._rates[id(optimizer)] = max((float(r) for r in rates), default=0.0)
         return self._rates[id(optimizer)] * self.rate_factor
 
     def collect(self, wait: bool) -> list[StepReading]:
@@ -254,7 +254,8 @@ class Readings:
         """Keep a sample of this optimizer's weights, before its step is made; `measure_updates` compares."""
         table = self.table(optimizer)
         if table.params:
-            sample = WeightSample(table.params)
+            # a rank samples its own part of a parameter that is spread over several
+            sample = WeightSample([stored(p.detach()) if is_dtensor(p) else p for p in table.params])
             sample.take()
             self._samples[id(optimizer)] = (table.names, sample)
 

@@ -215,6 +215,50 @@ class BufferSnapshot:
                 buffer.copy_(torch.where(bad.to(buffer.device, non_blocking=True), copy, buffer))
 
 
+@dataclass
+class WeightsSnapshot:
+    """Weights, buffers and optimizer state as they were, on the host, to go back to after a divergence.
+
+    Shards are copied as they lie on each rank, so every rank must take and restore at the same step.
+    """
+
+    step: int = 0
+    tensors: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)  # (of the model, its copy)
+    states: list[dict[Any, dict[str, Any]]] = field(default_factory=list, repr=False)  # one an optimizer
+
+    def take(self, module: Module, optimizers: Iterable[Optimizer], step: int) -> None:
+        """Copy everything. Waits for the device."""
+        with torch.no_grad():
+            alive = [*module.parameters(), *module.buffers()]
+            self.tensors = [(t, t.detach().to("cpu", copy=True)) for t in alive]
+            self.states = [
+                {p: {k: _copied(v) for k, v in state.items()} for p, state in optimizer.state.items()}
+                for optimizer in optimizers
+            ]
+        self.step = step
+
+    def restore(self, optimizers: Iterable[Optimizer]) -> None:
+        """Put everything back, in place."""
+        with torch.no_grad():
+            for tensor, copy in self.tensors:
+                tensor.copy_(copy)
+        for optimizer, kept in zip(optimizers, self.states, strict=True):
+            for p in list(optimizer.state):
+                if p not in kept:
+                    del optimizer.state[p]
+            for p, state in kept.items():
+                for name, value in state.items():
+                    now = optimizer.state[p].get(name)
+                    if isinstance(now, Tensor) and isinstance(value, Tensor):
+                        now.copy_(value)
+                    else:
+                        optimizer.state[p][name] = _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
 def swap(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
     """Replace the bound method `name` on this one instance by `wrap(original)`; call the answer to put it back.
 

@@ -89,6 +89,25 @@ def shorten_epoch(trainer: Any, batches: int) -> Callable[[], None]:
     return swap(loop, "setup_data", wrap)
 
 
+@dataclass
+class Conversion:
+    """Puts other layers in the place of BatchNorm, before the model is wrapped and optimizers hold its parameters."""
+
+    names: list[str] = field(default_factory=list)  # of the layers replaced and not yet told of
+    kind: str = ""
+
+    def convert(self, remedy: str, trainer: Any, module: nn.Module) -> None:
+        """Do as the remedy says; SyncBatchNorm only where there are several accelerators."""
+        if remedy == "group-norm":
+            self.names, self.kind = to_group_norm(module), "GroupNorm"
+        elif remedy == "sync" and trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
+            self.names, self.kind = to_sync(module), "SyncBatchNorm"
+
+    def done(self) -> str | None:
+        """What was done, in the past tense; None where nothing was."""
+        return f"put {self.kind} in their place before training, with the same scale and shift" if self.names else None
+
+
 def to_group_norm(module: nn.Module) -> list[str]:
     """Replace every BatchNorm inside `module` by GroupNorm with the same scale and shift; returns their names.
 

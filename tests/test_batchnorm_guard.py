@@ -254,7 +254,7 @@ def test_sync_on_one_device_says_why_it_does_nothing(tmp_path: Path) -> None:
     guard = BatchNormBatchSizeGuard(auto_remedy=True, remedy="sync")
     fit(tmp_path, flat(), loader(rows(64)), guard)
     assert [f.summary for f in guard.hub.journal.findings] == [
-        "SyncBatchNorm needs several accelerators; this run has 1 (cpu), so the layers stay as they are."
+        "SyncBatchNorm needs several accelerators; this run has 1 (cpu): the layers stay."
     ]
 
 
@@ -374,6 +374,7 @@ def test_an_observing_run_is_bitwise_the_run_without(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(without, watched, strict=True))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_seen_in_one_graph(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
@@ -401,7 +402,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     for size, n in ((2, 32), (4, 34)):
-        guard = BatchNormBatchSizeGuard(auto_remedy=n == 34)
+        guard = BatchNormBatchSizeGuard(auto_remedy=n == 34, min_values=4)
         more = {"devices": 2, "strategy": "ddp", "default_root_dir": sys.argv[1], "callbacks": [guard]}
         Trainer(**{**QUIET, **more}).fit(Net(flat()), loader(rows(n), size))
         if guard.hub.rank == 0:
@@ -410,6 +411,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
     script = tmp_path / "two_ranks.py"
     script.write_text(textwrap.dedent(TWO_RANKS))

@@ -21,8 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.callbacks.gradient_health import GradientHealth
-from lightning_stall.hub import Hub
-from lightning_stall.measure.gradients import CHUNK, gradient_norms, stored, total_norm
+from lightning_stall.measure.gradients import LONG, gradient_norms, stored, total_norm
 
 # ---------------------------------------------------------------------- the measurement
 
@@ -59,11 +58,11 @@ KINDS: dict[str, list[Tensor | None]] = {
     "sparse": [sparse([1, 3], (5, 4)), torch.randn(3, generator=G)],
     "sparse with duplicates": [torch.randn(3, generator=G), sparse([1, 3, 1, 1], (5, 4))],
     "large": [
-        torch.randn(3 * CHUNK + 17, generator=G),
-        torch.randn(2 * CHUNK, generator=G),
+        torch.randn(3 * LONG + 17, generator=G),
+        torch.randn(2 * LONG, generator=G),
         torch.randn(3, generator=G),
     ],
-    "large bfloat16": [torch.randn(3 * CHUNK + 17, generator=G).bfloat16()],
+    "large bfloat16": [torch.randn(300_017, generator=G).bfloat16()],
 }
 
 
@@ -321,7 +320,7 @@ class InBackward(Twin):
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
 def test_optimizer_in_backward_is_not_observable(tmp_path: Path) -> None:
     probe = fit(tmp_path, InBackward())
-    findings = Hub.of(probe.hub.trainer).journal.findings  # type: ignore[union-attr]
+    findings = probe.hub.journal.findings
     assert [(f.severity, "not observable" in f.summary) for f in findings] == [("info", True)]
 
 
@@ -407,9 +406,10 @@ class Hook(Callback):
 
 probe, clip = Probe(), AutoClip(warmup=2)
 trainer = Trainer(
-    accelerator="cpu", devices=world, strategy=strategy, max_epochs=1, callbacks=[GradientHealth(), clip, probe, Hook()],
-    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    default_root_dir=sys.argv[1])
+    accelerator="cpu", devices=world, strategy=strategy, max_epochs=1, use_distributed_sampler=False, logger=False,
+    callbacks=[GradientHealth(), clip, probe, Hook()], default_root_dir=sys.argv[1], enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)
 trainer.fit(module, loader)
 result = {
     "norms": probe.norms, "after": after, "limits": [list(p) for w in clip._watched.values() for p in w._rows],

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lightning_stall.callbacks.input_health import InputHealth
 from lightning_stall.errors import MisconfigurationException
 from lightning_stall.finding import Finding
-from lightning_stall.hub import Hub
 from lightning_stall.sinks.console import StallWarning
 
 Loss = Callable[[Any, Any], Tensor]
@@ -95,7 +94,7 @@ def trainer_for(tmp_path: Path, callback: InputHealth, **settings: Any) -> Train
 
 
 @pytest.fixture
-def diagnose(tmp_path: Path) -> Iterator[Callable[..., dict[str, Finding]]]:
+def diagnose(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
     """Fits and returns the gravest finding of each code; fails where the callback failed."""
 
     def run(
@@ -108,15 +107,13 @@ def diagnose(tmp_path: Path) -> Iterator[Callable[..., dict[str, Finding]]]:
             warnings.simplefilter("ignore", StallWarning)
             trainer.fit(module, train, val)
         assert callback.failed is None, callback.failed
-        hub = Hub.of(trainer)
-        assert hub is not None
         found: dict[str, Finding] = {}
-        for finding in hub.journal.findings:
+        for finding in callback.hub.journal.findings:
             if finding.code not in found or finding.severity != "info":
                 found[finding.code] = finding
         return found
 
-    yield run
+    return run
 
 
 # --- healthy trainings of every shape -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,9 +56,7 @@ def fit(module: LightningModule, loader: Any, steps: int = 4, check: LossCheck |
         warnings.simplefilter("ignore")  # what is told is read from the journal; F.mse_loss warns by itself, too
         runner.fit(module, loader)
     assert check.failed is None
-    hub = Hub.of(runner)
-    assert hub is not None
-    return hub
+    return check.hub
 
 
 def seen(net: nn.Module, loss: Loss, y: Tensor, x: Tensor | None = None, **options: Any) -> list[Finding]:
@@ -82,8 +81,10 @@ def numbers(*size: int) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers for each test, and what a run writes is written to a folder of its own."""
     torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
 
 
 class Swap(nn.Module):
@@ -133,8 +134,8 @@ def test_the_module_is_named_even_among_many_of_its_kind() -> None:
     (found,) = seen(net, F.binary_cross_entropy_with_logits, (numbers(3) > 0).float())
     assert found.where == ("net.3",)
     assert found.summary == (
-        "`nn.Sigmoid` at `net.3` makes probabilities of the output, and binary cross-entropy with logits applies its own "
-        "sigmoid to them: for a sure and right answer the loss is still 0.313, where logits reach 0."
+        "`nn.Sigmoid` at `net.3` makes probabilities of the output, and binary cross-entropy with logits applies its "
+        "own sigmoid to them: for a sure and right answer the loss is still 0.313, where logits reach 0."
     )
     assert "drop `nn.Sigmoid` at `net.3`" in found.advice
 
@@ -278,7 +279,7 @@ def kl_as_it_should_be(o: Tensor, y: Tensor) -> Tensor:
         (body(), lambda o, y: 1 - F.mse_loss(o, y), numbers(3)),
         (body(), lambda o, y: -((o - y) ** 2).mean(), numbers(3)),
         (body(), kl_with_a_plus, numbers(3)),
-        (body(), lambda o, y: F.mse_loss(o, y[:, None].float()), labels()),  # three outputs drawn to the index
+        (body(out=5), lambda o, y: F.mse_loss(o, y[:, None].float()), labels(5)),  # each output drawn to the index
         (body(), lambda o, y: F.binary_cross_entropy_with_logits(o, y.sign()), numbers(3)),  # labels of -1 and 1
     ],
 )
@@ -547,9 +548,7 @@ def test_attention_between_samples_on_purpose_is_not_told_at_once() -> None:
         nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 3)),
         nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.1), nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)),
         nn.Sequential(nn.Linear(5, 16), nn.Unflatten(1, (4, 4)), nn.Flatten(), nn.Linear(16, 3), nn.LogSoftmax(1)),
-        nn.Sequential(
-            nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 8, 3), nn.Conv1d(8, 8, 3), nn.Flatten(), nn.Linear(8, 3)
-        ),
+        nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 8, 3), nn.Conv1d(8, 8, 3), nn.Flatten(), nn.Linear(8, 3)),
     ],
 )
 def test_layers_stacked_bare(net: nn.Module) -> None:

@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every verdict and the summary here")
     options = parser.parse_args()
     console = Console()
+    console = console if console.is_terminal else Console(width=180)
     verdicts: list[Verdict] = []
     for case in load_cases().values():
         unwanted = (options.well_only and not case.well) or (options.sick_only and case.well)

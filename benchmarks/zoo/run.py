@@ -71,7 +71,8 @@ def load_cases() -> dict[str, Case]:
 
 def quiet() -> None:
     """Keep Lightning's advice about tiny demos off the console."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+    # Lightning's messages go through the logger of whichever of its two packages was imported last
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -18,7 +18,7 @@ from lightning_stall.measure.batchnorm import leading_size
 from lightning_stall.readings import plain_name
 from lightning_stall.readings_batchnorm import BatchNormReadings, Rehearsal, SmallBatch, small_batches_ahead
 from lightning_stall.remedies import batchnorm_layers
-from lightning_stall.remedies_batchnorm import KeptBatches, RunningInstead, shorten_epoch, to_group_norm, to_sync
+from lightning_stall.remedies_batchnorm import Conversion, KeptBatches, RunningInstead, shorten_epoch
 from lightning_stall.sinks import clean_tag
 
 Remedy = Literal["running-statistics", "drop-batch", "sync", "group-norm", "re-estimate"]
@@ -53,7 +53,7 @@ class BatchNormBatchSizeGuard(StallCallback):
     """
 
     codes = (SMALL, STALE)
-    shares = ("batchnorm_gap",)
+    shares = ("batchnorm_gap", "batchnorm_streak")
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         require(remedy in get_args(Remedy), "remedy", remedy, f"give one of {', '.join(map(repr, get_args(Remedy)))}")
         self.min_values = min_values
         self.remedy: Remedy = remedy
-        self._converted: list[str] = []
+        self._conversion = Conversion()
         self._reset([])
 
     def _reset(self, layers: list[tuple[str, Any]], devices: int = 1) -> None:
@@ -82,19 +82,18 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._foretold = False
         self._instead = RunningInstead(self.seen.layers)
         self._kept = KeptBatches()
+        self._rehearsal: Rehearsal | None = None
+        self._harmless: set[int] = set()  # numbers of rows that leave every layer enough values
         self._undo: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------------ verbs
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Put other layers in place, before strategies wrap the model and optimizers hold its parameters."""
-        if stage != "fit" or not (self._uses("sync") or self._uses("group-norm")):
+        if stage != "fit" or not self.auto_remedy:
             return
         try:
-            if self.remedy == "group-norm":
-                self._converted = to_group_norm(pl_module)
-            elif trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
-                self._converted = to_sync(pl_module)
+            self._conversion.convert(self.remedy, trainer, pl_module)
         except Exception as error:  # a remedy must not end the run
             self.fail(repr(error))
 
@@ -105,7 +104,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._rehearsal = Rehearsal(self.hub.trainer, self.hub.module, self.seen)
         if self._uses("running-statistics"):
             self._instead.install()
-        self._say_converted()
+        self._tell_conversion()
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if not self.seen.layers:
@@ -116,7 +115,7 @@ class BatchNormBatchSizeGuard(StallCallback):
             self.seen.open()
         if self._uses("re-estimate"):
             self._kept.keep(batch, batch_idx)
-        if self._rows is not None:
+        if self._rows is not None and self._rows not in self._harmless:
             self._meet_small_batch(self._rows)
 
     def before_backward(self, loss: Tensor) -> None:
@@ -157,6 +156,7 @@ class BatchNormBatchSizeGuard(StallCallback):
             undo()
         self._undo.clear()
         self._kept.batches.clear()
+        self._rehearsal = None
 
     def numbers(self) -> Mapping[str, float]:
         seen, names = self.seen, [clean_tag(name) for name in self.seen.names]
@@ -180,7 +180,7 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     def share(self) -> Mapping[str, float]:
         worst = self.seen.worst()
-        return {"batchnorm_gap": worst[0][0] if worst else 0.0}
+        return {"batchnorm_gap": worst[0][0] if worst else 0.0, "batchnorm_streak": float(self.apart.streak)}
 
     def state(self) -> dict[str, Any]:
         apart = self.apart
@@ -193,34 +193,22 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     # ------------------------------------------------------------------ one value: PyTorch will raise
 
-    def _say_converted(self) -> None:
-        """Say what `setup` did, or why it did nothing."""
-        converted, self._converted = self._converted, []
-        if converted:
-            new = "GroupNorm" if self.remedy == "group-norm" else "SyncBatchNorm"
-            self.tell(
-                SMALL,
-                f"{verdicts.count(len(converted), 'BatchNorm layer')} looked across the batch of one device.",
-                severity="info",
-                evidence={"layers": len(converted)},
-                where=converted,
-                remedy=f"put {new} in their place before training, with the same scale and shift",
-            )
-        elif (
-            self._uses("sync") and self.seen.layers and not any(isinstance(m, SyncBatchNorm) for m in self.seen.layers)
-        ):
-            self.tell(
-                SMALL,
-                f"SyncBatchNorm needs several accelerators; this run has {self.hub.world_size} "
-                f"({self.hub.trainer.strategy.root_device.type}), so the layers stay as they are.",
-                severity="info",
-                evidence={"devices": self.hub.world_size},
-            )
+    def _tell_conversion(self) -> None:
+        remedy = self._conversion.done() if self.auto_remedy else None
+        if remedy is not None:
+            where, self._conversion.names = self._conversion.names, []
+            text = f"{verdicts.count(len(where), 'BatchNorm layer')} looked across the batch of one device."
+            self.tell(SMALL, text, severity="info", where=where, evidence={"layers": len(where)}, remedy=remedy)
+        elif self._uses("sync") and not all(isinstance(m, SyncBatchNorm) for m in self.seen.layers):
+            devices, kind = self.hub.world_size, self.hub.trainer.strategy.root_device.type
+            text = f"SyncBatchNorm needs several accelerators; this run has {devices} ({kind}): the layers stay."
+            self.tell(SMALL, text, severity="info", evidence={"devices": devices})
 
     def _batch_ends(self) -> None:
         self._say_remedied()
         if self.hub.checking and self.seen.layers:
             self.seen.close(self._rows)
+            self._harmless.clear()  # shapes may have changed
 
     def _foretell(self) -> None:
         """Look through the epoch for a batch that leaves a layer one value per channel."""
@@ -258,6 +246,8 @@ class BatchNormBatchSizeGuard(StallCallback):
         seen = self.seen
         expected = {i: n for i, m in enumerate(seen.layers) if m.training and (n := seen.expected(i, rows)) is not None}
         alone = [i for i, n in expected.items() if n == 1]
+        if expected and all(n >= self.min_values for n in expected.values()):
+            self._harmless.add(rows)
         if self._uses("running-statistics"):
             for i, n in expected.items():
                 usual, settled = seen.usual(i), self.hub.step > 3 / (seen.layers[i].momentum or 0.1)
@@ -333,9 +323,10 @@ class BatchNormBatchSizeGuard(StallCallback):
     def _probe(self, batch: Any, batch_idx: int) -> None:
         """Where the statistics are far apart, ask what that does to the loss of a batch not yet trained on."""
         hub = self.hub
-        worst = hub.shared.get("batchnorm_gap", []) if hub.distributed else [self.share()["batchnorm_gap"]]
-        ask = any(g > verdicts.FAR for g in worst) or self.apart.streak > 0
-        if hub.step < PROBE_FROM or not hub.curve.first or not ask:
+        own = self.share()
+        gaps, streaks = (hub.shared.get(n, []) if hub.distributed else [own[n]] for n in self.shares)
+        ask = any(g > verdicts.FAR for g in gaps) or any(streaks)  # the same on every rank
+        if hub.step < PROBE_FROM or not hub.curve.first or not ask or self._rehearsal is None:
             return
         losses = self._rehearsal.losses(batch, batch_idx)
         if losses is not None:
@@ -345,6 +336,8 @@ class BatchNormBatchSizeGuard(StallCallback):
     def _reestimate(self) -> None:
         """Average the statistics of the last batches, at the weights as they are."""
         batches = list(self._kept.batches)
+        if self._rehearsal is None:
+            return
         done = self._rehearsal.reestimate([self.seen.layers[i] for i in self.seen.values], batches)
         self.remedied += done > 0
         if done and self.remedied == 1:

@@ -274,6 +274,7 @@ class DataStarvationMonitor(StallCallback):
             return
         setting = tuner.epoch(seconds)
         if setting is not None:
+            run.watch.quiet = True
             apply(setting, loaders)
         if tuner.done:
             self._say_tuned(tuner.result())

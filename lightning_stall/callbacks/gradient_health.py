@@ -85,6 +85,7 @@ class GradientHealth(StallCallback):
         reading = self.hub.readings.gradients(optimizer)
         if self._buffers is not None:
             self._leave_out(optimizer, reading.total)
+
     def observe(self, reading: StepReading) -> None:
         if not reading.names:
             self.tell(

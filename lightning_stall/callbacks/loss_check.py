@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,7 @@ class LossCheck(StallCallback):
     def _reset(self) -> None:
         self.missed: dict[str, int] = {}  # code -> checks in a row at which it was not seen
         self.seen: set[str] = set()  # codes seen since the last check
+        self.lasting: set[str] = set()  # codes known for certain of the model itself, which is looked at once
         self.looked = 0  # losses looked at in this step
         self.indices = Indices()
         self.summed = Summed()
@@ -74,11 +75,10 @@ class LossCheck(StallCallback):
     # ------------------------------------------------------------------ verbs
 
     def begin(self) -> None:
-        missed = self.missed
         self._reset()
         self._names = Names(self.hub.module)
-        if self.hub.step:
-            self.missed = missed
+        if self.hub.step:  # what a resumed run has been told, and whether it still holds, stands in the journal
+            self.missed = {code: 0 for code in self.codes if code in self.hub.journal.told}
         self._watch = None if compiled(self.hub.module) else Watch(self.hub.module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
@@ -145,13 +145,6 @@ class LossCheck(StallCallback):
         self._names = self._watch = None
         self._batch = []
 
-    def state(self) -> dict[str, Any]:
-        return {"missed": dict(self.missed)}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self._reset()
-        self.missed = dict(state["missed"])
-
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_names": None, "_watch": None, "_batch": []}  # they hold the model
 
@@ -163,11 +156,14 @@ class LossCheck(StallCallback):
         scaler = self.hub.readings.scaler
         return float(value if scaler is None else value / scaler._scale)
 
-    def _tell(self, fault: Fault) -> None:
-        if fault.certain:
-            self.missed[fault.code] = 0
-        elif fault.code in self.missed:
+    def _tell(self, fault: Fault, lasting: bool = False) -> None:
+        if not fault.certain and fault.code in (*self.missed, *self.lasting):
             return  # known for certain already
+        if fault.certain and lasting:
+            self.lasting.add(fault.code)
+            self.missed.pop(fault.code, None)
+        elif fault.certain and fault.code not in self.lasting:
+            self.missed[fault.code] = 0
         self.seen.add(fault.code)
         self.tell(
             fault.code,
@@ -189,7 +185,7 @@ class LossCheck(StallCallback):
         for edge in edges[:2]:
             # two optimizers train two models, and where one ends the other may begin with a layer
             for fault in misfit_depth(edge, self.hub.module) if given.optimizers == 1 else ():
-                self._tell(fault)
+                self._tell(fault, lasting=True)
             across = softmax_across(edge, given.batch_size)
             if across is not None:
                 self._across = capital(given.names.of(short(across[0]), across)[0])
@@ -214,7 +210,7 @@ class LossCheck(StallCallback):
         shuffled = isinstance(loader.sampler, RandomSampler)
         fault = verdict(found, seen, n, shuffled, self._across) if found is not None else None
         if fault is not None:
-            self._tell(fault)
+            self._tell(fault, lasting=True)
 
     def _stop_watching(self) -> None:
         if self._watch is not None:

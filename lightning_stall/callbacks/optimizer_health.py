@@ -321,7 +321,8 @@ class OptimizerHealth(StallCallback):
             )
             return
         above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
-        wild = state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
+        absurd = first > 0.5 and state in ("stalled", "never learned")
+        wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
         too_far = first > HUGE or ratio > HUGE or overshoot > 0.3
         if wild and too_far:
             strength = (

@@ -11,9 +11,12 @@ from torch import Tensor
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Plateau
 from lightning_stall.errors import require
+from lightning_stall.outcome import LossCurve
+from lightning_stall.remedies import WeightsSnapshot
 from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
+LOST = 3  # optimizer steps in a row without a finite loss after which the weights are given up
 MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
 
 Reason = Literal["loss-plateau", "loss-diverging", "loss-oscillating"]
@@ -36,6 +39,8 @@ class PlateauWatch(StallCallback):
         cooldown: optimizer steps after a reduction before it is judged and another may come; None takes 50.
         min_lr: the effective rate is never brought below it.
         threshold: relative improvement that counts as one.
+        rollback: with `auto_remedy`, after a divergence go back to the last good weights and optimizer state before
+            training on at the lower rate. One copy of both is kept on the host, taken anew at ever longer intervals.
         auto_remedy: reduce the rate: at once on divergence and swings, after `patience` on a plateau. The schedule's own
             rate is left alone (the factor acts inside each optimizer step), and the factor is kept in the checkpoint. A
             reduction after which the loss is no better once `cooldown` is over is taken back.
@@ -59,6 +64,7 @@ class PlateauWatch(StallCallback):
         cooldown: int | None = None,
         min_lr: float = 0.0,
         threshold: float = 1e-3,
+        rollback: bool = True,
         auto_remedy: bool = False,
         every_n_steps: int | None = None,
         mute: Sequence[str] = (),
@@ -77,6 +83,7 @@ class PlateauWatch(StallCallback):
         self.cooldown = cooldown
         self.min_lr = min_lr
         self.threshold = threshold
+        self.rollback = rollback
         self._reset()
 
     def _reset(self) -> None:
@@ -90,6 +97,8 @@ class PlateauWatch(StallCallback):
         self.rests_until = 0
         self.value = math.nan
         self.warned = False
+        self.good = WeightsSnapshot()
+        self.good_curve: dict[str, Any] = {}
         self.undone = 0  # reductions taken back: each doubles the patience with plateaus
 
     def identity(self) -> dict[str, Any]:
@@ -101,6 +110,8 @@ class PlateauWatch(StallCallback):
         if not self.hub.step:
             self._reset()
         self._apply()
+        if self.auto_remedy and self.rollback:
+            self._keep()
 
     def validated(self) -> None:
         self.fresh = True
@@ -126,6 +137,9 @@ class PlateauWatch(StallCallback):
         if self.auto_remedy:
             self._judge_reduction()
             self._treat(holds)
+            well = self.hub.outcome.state in ("learning", "converged") and self.hub.step >= self.rests_until
+            if self.rollback and well and self.hub.step > 1.5 * self.good.step + 50:
+                self._keep()
 
     def finish(self) -> None:
         if self.fresh and self.monitor is not None:
@@ -138,6 +152,7 @@ class PlateauWatch(StallCallback):
         return {"monitor": self.value}
 
     def detach(self) -> None:
+        self.good = WeightsSnapshot()
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
@@ -246,6 +261,8 @@ class PlateauWatch(StallCallback):
             return
         reasons: dict[str, Reason] = {"diverging": "loss-diverging", "oscillating": "loss-oscillating"}
         reason = reasons.get(hub.outcome.state)
+        if hub.curve.bad_steps >= LOST and self.rollback:
+            reason = "loss-diverging"  # no gradient leads back from weights that are not numbers
         # a plateau of the training loss needs a bad outcome too: a converged run has earned its plateau
         if reason is None and plateau and (self.monitor is not None or hub.gate_open):
             reason = "loss-plateau"
@@ -264,14 +281,32 @@ class PlateauWatch(StallCallback):
         self.level_before = self._level()
         old, self.scale = self.scale, scale
         self._apply()
+        back = self._go_back() if swift and self.rollback else ""
         self.plateau.since = self.plateau.failed = 0
         self.tell(
             reason,
             f"{self.monitor or 'The loss'} stood at {self.level_before:.4g}; the learning rate was {rate:.3g}.",
             severity="warning",
             evidence={"rate_before": rate, "rate_after": rate * scale / old, "level": self.level_before},
-            remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}",
+            remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}{back}",
         )
+
+    def _keep(self) -> None:
+        hub = self.hub
+        self.good.take(hub.module, hub.readings.optimizers, hub.step)
+        self.good_curve = hub.curve.state_dict()
+
+    def _go_back(self) -> str:
+        """Restore the last good weights, and the loss curve that led to them: what came after did not happen."""
+        hub = self.hub
+        worst = hub.curve.level(MEASURE) if hub.curve.n else math.nan
+        good = LossCurve()
+        good.load_state_dict(self.good_curve)
+        if good.n and worst <= good.level(MEASURE) + hub.outcome.evidence.get("noise", 0.0) and not hub.curve.bad_steps:
+            return ""  # no worse than what is kept
+        self.good.restore(hub.readings.optimizers)
+        hub.curve.load_state_dict(self.good_curve)
+        return f", and went back to the weights of step {self.good.step}"
 
     def _judge_reduction(self) -> None:
         hub = self.hub

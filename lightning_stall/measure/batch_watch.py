@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,14 +83,15 @@ class BatchWatch:
             largest = extremes(f.tensor)
             history = self.extremes.setdefault(f.name, ExtremeHistory())
             history.add(step, epoch, batch_idx, largest)
-            finite = torch.isfinite(largest).all()
-            if finite.device.type != "cpu":
-                self.bad_here = ~finite | self.bad_here
-            elif not bool(finite):
+            if largest.device.type != "cpu":
+                self.bad_here = ~torch.isfinite(largest).all() | self.bad_here
+                continue
+            peak = float(largest.max())  # NaN where any is
+            if not math.isfinite(peak):
                 self.bad_here = True
                 if self.bad is None:
                     self.bad = locate(f, step, epoch, batch_idx)
-            elif f.tensor.ndim and float(largest.max()) > SUSPICIOUS * history.usual:
+            elif f.tensor.ndim and peak > SUSPICIOUS * history.usual:
                 history.rows[step] = int(row_of_largest(f.tensor))
 
     def watch_entries(self, module: Any, found: Sequence[Field]) -> None:

@@ -15,7 +15,9 @@ from torch.nn import Module
 
 # bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
 _SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
-CHUNK = 16384  # elements that the CPU adds up in one float32 sum; ten million in one would be off by 4e-4
+# The CPU adds up in one float32 sum: of ten million numbers it is off by 4e-4, of bfloat16's round ones by more
+LONG = 4096  # elements that it may add up so
+ROW = 1024  # and how many at a time beyond that
 
 
 def gradient_norms(
@@ -120,18 +122,22 @@ def _dense(grad: Tensor) -> Tensor:
 def _norms(values: list[Tensor]) -> Sequence[Tensor]:
     """Norms of real dense tensors of one type, in float32."""
     dtype = values[0].dtype
-    if values[0].device.type == "cpu" and any(v.numel() > CHUNK for v in values):
-        return [_by_chunks(v) if v.numel() > CHUNK else _norms([v])[0] for v in values]
-    if dtype is torch.float32:
-        return torch._foreach_norm(values)
     if dtype is torch.float64:
         return [n.float() for n in torch._foreach_norm(values)]
+    if values[0].device.type == "cpu" and any(v.numel() > LONG for v in values):
+        return [_by_rows(v) if v.numel() > LONG else _norms([v])[0] for v in values]
+    if dtype is torch.float32:
+        return torch._foreach_norm(values)
     return torch._foreach_norm(values, 2, dtype=torch.float32)
 
 
-def _by_chunks(value: Tensor) -> Tensor:
-    """The norm of the norms of its parts: a long float32 sum on the CPU loses digits."""
-    return torch.linalg.vector_norm(torch.stack(list(_norms(list(value.flatten().split(CHUNK))))))
+def _by_rows(value: Tensor) -> Tensor:
+    """The norm of the norms of short rows."""
+    flat = value.flatten()
+    whole = flat.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=torch.float32)
+    rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float32)
+    return torch.hypot(torch.linalg.vector_norm(rows), rest)
 
 
 _INDEX: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}

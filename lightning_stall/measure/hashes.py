@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ READ = 256  # values of a sample that make its number, at an even stride
 DISTINCT = 8  # different values a sample needs, or half as many that are no whole numbers, to be told from others
 TRAINING_ROWS = 1 << 17  # remembered: 1 MiB
 VALIDATION_ROWS = 1 << 13
+LOOKUPS = 2
 
 
 def row_hashes(tensors: Sequence[Tensor]) -> Tensor:
@@ -50,6 +50,7 @@ class Overlap:
     validation: list[Tensor] = field(default_factory=list, repr=False)
     kept: int = 0
     looked_up: int = 0
+    counted: int = 0  # lookups made; the set does not change, so a few are enough
 
     @property
     def full(self) -> bool:
@@ -60,7 +61,7 @@ class Overlap:
         self.kept += len(self.training[-1])
 
     def validate(self, tensors: Sequence[Tensor]) -> None:
-        if self.looked_up < VALIDATION_ROWS:
+        if self.looked_up < VALIDATION_ROWS and self.counted < LOOKUPS:
             self.validation.append(row_hashes(tensors))
             self.looked_up += len(self.validation[-1])
 
@@ -68,6 +69,7 @@ class Overlap:
         """(validation samples that stand in the training set, validation samples told apart); waits for the device."""
         if not self.training or not self.validation:
             return 0, 0
+        self.counted += 1
         self.training = [torch.cat(self.training)]
         seen = torch.cat(self.validation)
         seen = seen[seen != 0]
@@ -75,8 +77,3 @@ class Overlap:
 
     def forget_validation(self) -> None:
         self.validation, self.looked_up = [], 0
-
-
-def share(part: int, whole: int) -> float:
-    """part / whole; NaN of nothing."""
-    return part / whole if whole else math.nan

@@ -59,6 +59,7 @@ class Names:
     module: nn.Module
     made: dict[Any, str] = field(default_factory=dict)  # node -> path of the module whose output it made
     _handles: list[Any] = field(default_factory=list)
+    _lines: dict[str, str | None] = field(default_factory=dict)  # sources are read once: that takes milliseconds
 
     def watch(self) -> None:
         """Hook the activation modules; a few of them, for one batch."""
@@ -87,7 +88,7 @@ class Names:
         path = self.made.get(edge[0]) if edge is not None else None
         if path is not None:
             return f"`nn.{type(self.module.get_submodule(path)).__name__}` at `{path}`", [path]
-        line = source_line(self.module, rf"(?:{CALLS.get(op, op.lower())})\(")
+        line = self._line(rf"(?:{CALLS.get(op, op.lower())})\(")
         if line is not None:
             return f"the {_word(op)} in {line}", [line]
         paths = [p for p, m in self.module.named_modules() if kinds and isinstance(m, kinds)]
@@ -99,8 +100,13 @@ class Names:
 
     def of_loss(self, kind: str) -> list[str]:
         """Where the user calls this loss: one line of their code, or nothing."""
-        line = source_line(self.module, LOSSES[kind]) if kind in LOSSES else None
+        line = self._line(LOSSES[kind]) if kind in LOSSES else None
         return [] if line is None else [line]
+
+    def _line(self, pattern: str) -> str | None:
+        if pattern not in self._lines:
+            self._lines[pattern] = source_line(self.module, pattern)
+        return self._lines[pattern]
 
 
 def _word(op: str) -> str:

@@ -176,6 +176,18 @@ class Labels:
         return self.kind is not None and self.usable
 
 
+def first_level(seen: SeenLoss) -> float | None:
+    """The loss a model should start at, that of even odds, as it knows nothing yet; 3 times as much is a bad start.
+
+    ln C for cross-entropy over C classes, ln 2 for binary cross-entropy; None for sums, weights and regressions.
+    """
+    if not seen.mean or seen.weighted:
+        return None
+    if seen.kind == "cross-entropy":
+        return math.log(max(seen.prediction.shape[1 if seen.prediction.ndim > 1 else 0], 1))
+    return math.log(2) if seen.kind == "binary cross-entropy" else None
+
+
 def _finite(value: Tensor) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None

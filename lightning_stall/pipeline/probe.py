@@ -14,6 +14,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import fetch as torch_fetch
 
 from lightning_stall.measure.pipeline import cpu_time
-from lightning_stall.pipeline.randomness import fingerprint, generators, moves
+from lightning_stall.pipeline.randomness import SAMPLES, content, fingerprint, generators, moves
 from lightning_stall.pipeline.stacks import EVERY, LOOKS, PARTS, Looks, PartCodes, StackSampler
 from lightning_stall.remedies import swap
 
@@ -55,7 +56,7 @@ class Board:
     line: Tensor  # (W, LINE) uint8
     states: Tensor  # (W, BATCHES + 1, G) int64: fingerprints at the start and after each batch
     wanted: Tensor  # (1,) uint8: whether samples are wanted
-    names: list[str]  # of the G generators
+    names: list[str]  # of the G generators, the last of them the samples themselves
     folder: str  # for stacks
 
     @classmethod
@@ -120,9 +121,10 @@ class WorkerProbe:
         info = torch.utils.data.get_worker_info()
         board, dataset = self.board, info.dataset if info is not None else None
         held = generators(dataset)
-        sources = [held.get(name) for name in board.names]
+        sources = [held.get(name) for name in board.names if name != SAMPLES]
         made, states = board.made[worker], board.states[worker]
         note(states[0], sources)
+        states[0, -1] = 1
         doing = threading.Event()
         first = threading.Event()
 
@@ -135,7 +137,7 @@ class WorkerProbe:
                 began, before = time.perf_counter(), cpu_time()
                 doing.set()
                 try:
-                    return original(fetcher, index)
+                    batch = original(fetcher, index)
                 finally:
                     doing.clear()
                     made[SECONDS] += time.perf_counter() - began
@@ -144,9 +146,12 @@ class WorkerProbe:
                         made[CPU] += after.running - before.running
                         made[QUEUED] += after.queued - before.queued
                     made[COUNT] += 1
-                    count = int(made[COUNT])
-                    if count <= BATCHES:
+                count = int(made[COUNT])
+                if count <= BATCHES:
+                    with contextlib.suppress(Exception):  # a batch of a kind that has no bytes
                         note(states[count], sources)
+                        states[count, -1] = content(batch)
+                return batch
 
             return fetch
 
@@ -196,6 +201,7 @@ class LoaderWatch:
 
     def __init__(self) -> None:
         self.boards: dict[int, Board] = {}  # id of a loader -> what its present workers write
+        self.quiet = False  # whether PyTorch's warning of more workers than cores is kept back: they are being tried
         self.started: float = 0.0  # seconds spent on starting workers since it was last asked
         self._undo: dict[int, Callable[[], None]] = {}
         self._folder: str | None = None
@@ -213,7 +219,10 @@ class LoaderWatch:
             with contextlib.suppress(Exception):  # no shared memory left, no room for stacks: then unwatched
                 loader.worker_init_fn = self._probe(loader, inner)
         try:
-            return start()
+            with warnings.catch_warnings():
+                if self.quiet:
+                    warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+                return start()
         finally:
             loader.worker_init_fn = inner
             self.started += time.perf_counter() - began
@@ -221,7 +230,7 @@ class LoaderWatch:
     def _probe(self, loader: Any, inner: Any) -> WorkerProbe:
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="lightning-stall-")
-        board = Board.make(loader.num_workers, list(generators(loader.dataset)), self._folder)
+        board = Board.make(loader.num_workers, [*generators(loader.dataset), SAMPLES], self._folder)
         self.boards[id(loader)] = board
         files = [str(board.stack_file(w)) for w in range(loader.num_workers)]
         return WorkerProbe(inner, board, files, loader.dataset)

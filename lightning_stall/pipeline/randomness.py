@@ -17,6 +17,7 @@ import torch
 DEPTH = 3  # how deep into a dataset's attributes to look for generators
 WIDTH = 50  # and how many elements of each collection
 GLOBALS = ("random", "numpy.random", "torch")
+SAMPLES = "samples"  # stands beside the generators for what a batch holds
 
 
 def generators(root: Any, name: str = "dataset") -> dict[str, Any]:
@@ -63,6 +64,25 @@ def fingerprint(generator: Any) -> int:
     if state is None:
         return 0
     return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1 or 1
+
+
+def content(batch: Any) -> int:
+    """63 bits that stand for what a batch holds: the first 4096 elements of each tensor or array in it."""
+    digest = hashlib.blake2b(digest_size=8)
+    stack = [batch]
+    while stack:
+        thing = stack.pop()
+        if isinstance(thing, dict):
+            stack += thing.values()
+        elif isinstance(thing, (list, tuple)):
+            stack += thing
+        elif isinstance(thing, torch.Tensor):
+            digest.update(thing.detach().reshape(-1)[:4096].contiguous().view(torch.uint8).numpy().tobytes())
+        elif hasattr(thing, "tobytes"):
+            digest.update(thing.reshape(-1)[:4096].tobytes())
+        else:
+            digest.update(repr(thing).encode())
+    return int.from_bytes(digest.digest(), "little") >> 1 or 1
 
 
 def _state(generator: Any) -> bytes | None:
@@ -124,13 +144,20 @@ class AlikeWatch:
             for j, other in enumerate(workers):
                 for i, one in enumerate(workers[:j]):
                     fewest = min(len(one), len(other))
-                    if fewest:
+                    if fewest >= 2:  # one draw may be the worker making itself ready, alike on purpose
                         pair = self.seen.setdefault((name, i, j), Alike(name, i, j))
                         pair.common += len(set(one) & set(other))
                         pair.batches += fewest
                         pair.again = pair.again or again
 
-    def found(self) -> Alike | None:
-        """A pair that was in the same state after at least three batches, and after most of those seen."""
+    def found(self, same_samples: bool) -> Alike | None:
+        """A pair that was in the same state after at least three batches, and after most of those seen.
+
+        Args:
+            same_samples: the batches themselves must have been equal as well. Workers of an iterable dataset may
+                shuffle alike on purpose, each to take its own share.
+        """
         sure = [a for a in self.seen.values() if a.common >= 3 and 2 * a.common > a.batches]
-        return max(sure, key=lambda a: a.common, default=None)
+        equal = {(a.one, a.other) for a in sure if a.name == SAMPLES}
+        drawn = [a for a in sure if a.name != SAMPLES and (not same_samples or (a.one, a.other) in equal)]
+        return max(drawn, key=lambda a: a.common, default=None)

@@ -126,7 +126,10 @@ class PipelineRun:
         self.device_idle = idle[0] / idle[1] if self.gaps is not None and idle[1] > 0 else None
         loaders = self.loaders
         crowding = self._crowd(loaders)
-        self.verdict.update(seen, self.device_idle, crowding)
+        making = self._making(self.slowest)
+        self.verdict.update(
+            seen, making.queued * making.computing if making else seen.queued, self.device_idle, crowding
+        )
         self._want_samples(self.verdict.suspected)
         if self.verdict.crowded and crowding is not None:
             busiest = max(loaders, key=lambda one: one.workers)
@@ -234,14 +237,13 @@ class PipelineRun:
         """Whether workers draw alike; each iterator's are asked once, when they have made enough or are done."""
         for loader in self.loaders:
             board = self.watch.board(loader.it)
-            # workers of an iterable dataset may shuffle alike on purpose, each to take its own share
-            if board is None or loader.workers < 2 or loader.iterable or self._alike_told:
+            if board is None or loader.workers < 2 or self._alike_told:
                 continue
             if id(board) in self._judged or not (self._epoch_over or board.batches() >= BATCHES):
                 continue
             self._judged.add(id(board))
             self._alike.add(board.moves())
-            found = self._alike.found()
+            found = self._alike.found(same_samples=loader.iterable)
             if found is not None:
                 self._alike_told = True
                 return [sayings.alike(loader, found)]

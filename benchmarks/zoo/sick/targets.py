@@ -172,9 +172,7 @@ class DefectNet(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-@sick(
-    "one-defect-in-a-hundred", "cnn", "class-imbalance", twin=lambda seed: one_defect(seed, torch.tensor([1.0, 99.0]))
-)
+@sick("one-defect-in-a-hundred", "cnn", "class-imbalance", twin=lambda seed: one_defect(seed, weight=(1.0, 99.0)))
 def one_defect(seed: int, weight: tuple[float, float] = (1.0, 1.0)) -> Training:
     """Faint bright spots on noisy pictures; the score is accuracy averaged over the two classes."""
     torch.manual_seed(seed)

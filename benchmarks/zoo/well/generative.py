@@ -138,7 +138,7 @@ class WGAN(LightningModule):
 @well(
     "wgan",
     "generative",
-    "the critic's loss is negative and rises towards zero as the samples improve; minus energy distance",
+    "the critic's loss is below zero early on and rises to zero as the samples improve; minus energy distance",
 )
 def wgan(seed: int) -> Training:
     loader, test = _points(seed)

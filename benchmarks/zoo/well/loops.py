@@ -203,7 +203,7 @@ class Policy(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-@well("policy-gradient", "loop", "the loss has no downward trend at all; reward over the best arm's about 0.97")
+@well("policy-gradient", "loop", "the loss falls for 60 steps, then rises to the end while the reward grows; reward over the best arm's 0.99")
 def policy_gradient(seed: int) -> Training:
     g = data.generator(seed, 73)
     worth = torch.randn(6, 5, generator=g)
