@@ -31,7 +31,7 @@ class Context:
     step: int
     loader: Any
     shuffles: bool | None
-    deliberate: bool  # `overfit_batches`: few samples in a fixed order are the aim
+    deliberate: bool  # `overfit_batches` or a trial run: few samples in a fixed order are the aim
     epoch_over: bool  # at least one epoch was seen whole
     batches: float  # in an epoch, infinite where not known
     parameters: int  # that are trained

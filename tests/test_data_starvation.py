@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import random
+import socket
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -324,10 +329,10 @@ def test_when_waiting_is_starvation(
     verdict = Verdict(0.3)
     for count in range(4):
         verdict.lost += 1.0
-        verdict.update(window(wait, busy), held_up, idle, None)
+        verdict.update(window(wait, busy), (wait * (1 - held_up), busy), idle, None)
         assert verdict.starved == (starved and count >= 2)
-    verdict.update(window(0.0, 0.01), 0.0, None, None)
-    verdict.update(window(0.0, 0.01), 0.0, None, None)
+    verdict.update(window(0.0, 0.01), (0.0, 0.01), None, None)
+    verdict.update(window(0.0, 0.01), (0.0, 0.01), None, None)
     assert not verdict.starved
 
 
@@ -338,7 +343,7 @@ def test_one_slow_batch_is_no_starvation() -> None:
         seen.fetches[3] += 1.0
         seen.spent["fetch"] += 1.0
         verdict.lost += 1.0
-        verdict.update(seen, 0.0, None, None)
+        verdict.update(seen, (seen.wait, 0.01), None, None)
     assert not verdict.starved
 
 
@@ -346,7 +351,7 @@ def test_one_slow_batch_is_no_starvation() -> None:
 def test_workers_that_wait_for_a_disk_may_outnumber_the_cores(computing: float, queued: float, crowded: bool) -> None:
     verdict = Verdict(0.3)
     for _ in range(3):
-        verdict.update(window(0.02, 0.01), 0.0, None, Crowd(16, 2, computing, queued))
+        verdict.update(window(0.02, 0.01), (0.02, 0.01), None, Crowd(16, 2, computing, queued))
     assert verdict.crowded == crowded
 
 
@@ -616,3 +621,61 @@ def test_it_pickles_before_and_after_a_fit(make_trainer: MakeTrainer) -> None:
     assert pickle.loads(pickle.dumps(monitor)).threshold == 0.4
     fit(make_trainer([monitor]), DataLoader(Slow(0.0, 16), batch_size=4))
     assert pickle.loads(pickle.dumps(monitor)).threshold == 0.4
+
+
+# ---------------------------------------------------------------------- two ranks
+
+PROGRAM = """
+import json, os, sys, time, warnings
+import torch
+from torch.utils.data import DataLoader
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+from lightning.pytorch import Trainer
+from lightning_stall import DataStarvationMonitor
+from test_data_starvation import Net, Slow
+
+rank = int(os.environ["LOCAL_RANK"])
+monitor = DataStarvationMonitor(auto_remedy=True, every_n_steps=8)
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=6, callbacks=[monitor], logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
+)
+loader = DataLoader(Slow(0.01 if rank == 1 else 0.0, 160), batch_size=4, shuffle=True)
+trainer.fit(Net(), loader)
+out = {
+    "findings": [[f.code, f.summary, list(f.where), f.remedy] for f in monitor.hub.journal.findings],
+    "failed": monitor.failed, "workers": trainer.fit_loop._combined_loader.flattened[0].num_workers,
+}
+with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
+    json.dump(out, f)
+"""
+
+
+def test_the_starving_rank_is_named_and_all_ranks_are_tuned_alike(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    here = Path(__file__).parent
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "train.py"), str(tmp_path)], env={**shared, "LOCAL_RANK": str(r)}
+        )
+        for r in range(2)
+    ]
+    try:
+        assert [p.wait(timeout=120) for p in ranks] == [0, 0]
+    finally:
+        for p in ranks:
+            p.kill()
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
+    assert first["failed"] is None
+    assert first["findings"] == second["findings"]
+    code, summary, where, _ = first["findings"][0]
+    assert code == "data-starvation"
+    assert "Rank 1 waits longest" in summary
+    assert where == ["rank 1: training loader, fetch"]
+    assert first["workers"] == second["workers"] > 0

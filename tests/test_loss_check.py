@@ -576,6 +576,7 @@ class PostNorm(nn.Module):
         body(),
         nn.Sequential(nn.Linear(5, 16), nn.LayerNorm(16), nn.Linear(16, 3)),
         nn.Sequential(nn.Linear(5, 2), nn.Linear(2, 3)),  # low rank on purpose
+        nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 3)),  # an embedding and its head
         nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16), nn.Linear(16, 3)),
         nn.Sequential(nn.Linear(5, 16), Swap(torch.sin), nn.Linear(16, 3)),
         nn.Sequential(nn.Linear(5, 16), Swap(lambda x: x * x), nn.Linear(16, 3)),
@@ -595,16 +596,27 @@ def test_transformers_and_recurrent_nets_are_not_bare() -> None:
         assert fit(Fit(net, F.cross_entropy), batches(*SEQUENCES)).journal.findings == []
 
 
-def test_half_bare_waits_for_a_bad_outcome() -> None:
-    net = nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+def test_mostly_bare_waits_for_a_bad_outcome() -> None:
+    net = nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
     (found,) = seen(net, F.cross_entropy, labels())
-    assert (found.code, found.severity, found.where) == ("missing-nonlinearity", "info", ("net.0 -> net.1",))
+    assert (found.code, found.severity) == ("missing-nonlinearity", "info")
+    assert found.where == ("net.0 -> net.1", "net.1 -> net.2")
 
 
 def test_one_unit_that_everything_goes_through() -> None:
     net = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 3))
     (found,) = seen(net, F.cross_entropy, labels())
     assert (found.code, found.severity, found.where) == ("insufficient-capacity", "info", ("net.2",))
+
+
+def test_a_run_that_stalls_is_told_and_one_that_overflows_is_not() -> None:
+    """Inputs say nothing about the labels, so nothing can be learned; or the rate throws the weights away."""
+    for rate, severities in ((1e-3, ["info", "warning"]), (1e30, ["info"])):
+        net = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 3))
+        y = torch.randint(3, (40 * N,))
+        hub = fit(Fit(net, F.cross_entropy, rate), batches(torch.randn(len(y), 5), y), steps=400, log_every_n_steps=20)
+        found = [f.severity for f in hub.journal.findings if f.code == "insufficient-capacity"]
+        assert (found, hub.outcome.bad) == (severities, True)
 
 
 def test_one_unit_beside_others_is_a_gate() -> None:

@@ -164,8 +164,10 @@ class DataStarvationMonitor(StallCallback):
 
     def check(self) -> None:
         told, gone = self.run.check(self.hub.shared.get("fetch_seconds", []))
+        elsewhere = self.hub.distributed and any(self.hub.shared.get("starved", []))
         for code in gone:
-            self.retract(code)
+            if not elsewhere:  # what holds on one rank holds in the report of all
+                self.retract(code)
         for saying in told:
             self._say(saying)
         if self.hub.distributed:

@@ -128,7 +128,7 @@ class InputHealth(StallCallback):
         self._found, self._measured = fields(batch), False
         starts = hub.readings.window_starts
         if starts:
-            watch.bad_here = False
+            watch.bad_here, watch.bad = False, None
         watch.look(self._found, hub.step, hub.epoch, batch_idx)
         if self._remedy is not None:
             self._remedy.before_batch(starts, watch.bad_here, always=hub.distributed)
@@ -239,7 +239,7 @@ class InputHealth(StallCallback):
             step=hub.step,
             loader=trainer.train_dataloader,
             shuffles=draws_at_random(trainer.train_dataloader),
-            deliberate=bool(trainer.overfit_batches),
+            deliberate=bool(trainer.overfit_batches or trainer.fast_dev_run),
             epoch_over=self._epoch_over,
             batches=trainer.num_training_batches,
             parameters=sum(p.numel() for p in hub.module.parameters() if p.requires_grad),

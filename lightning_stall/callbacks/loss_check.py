@@ -62,6 +62,7 @@ class LossCheck(StallCallback):
         self.missed: dict[str, int] = {}  # code -> checks in a row at which it was not seen
         self.seen: set[str] = set()  # codes seen since the last check
         self.lasting: set[str] = set()  # codes known for certain of the model itself, which is looked at once
+        self.waiting: dict[str, Fault] = {}  # seen of the model itself, and told once the run fares as it would by it
         self.looked = 0  # losses looked at in this step
         self.indices = Indices()
         self.summed = Summed()
@@ -164,18 +165,23 @@ class LossCheck(StallCallback):
             self.missed.pop(fault.code, None)
         elif fault.certain and fault.code not in self.lasting:
             self.missed[fault.code] = 0
+        fits = fault.certain or self.hub.outcome.state in fault.states
+        if lasting and not fits:
+            self.waiting[fault.code] = fault
         self.seen.add(fault.code)
         self.tell(
             fault.code,
             fault.summary,
             advice=fault.advice,
-            statistical=not fault.certain,
+            severity="warning" if fits else "info",
+            statistical=not fault.certain and fits,
             evidence=fault.evidence,
             where=fault.where,
         )
 
     def _tell_gated(self) -> None:
-        for fault in (self.indices.fault(), self.summed.fault(self.hub.outcome.state)):
+        state = self.hub.outcome.state
+        for fault in (self.indices.fault(), self.summed.fault(state), *self.waiting.values()):
             if fault is not None:
                 self._tell(fault)
 

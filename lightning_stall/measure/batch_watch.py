@@ -61,7 +61,7 @@ class BatchWatch:
     overlap: Overlap = field(default_factory=Overlap)
     soft: SoftTargets | None = None
     guessed: FieldWatch | None = None  # a float field that may be the target, where the loss does not tell
-    bad: BadBatch | None = None  # the first, on the CPU
+    bad: BadBatch | None = None  # the first of this window, on the CPU
     bad_here: bool | Tensor = False  # whether this accumulation window holds such a batch
     batches: int = 0  # all that were looked at
     measured: int = 0

@@ -14,7 +14,11 @@ from lightning_stall.measure.loss_names import Names
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a loss. `certain` faults hold whatever the run does; the others wait for a bad outcome."""
+    """Something wrong with a loss.
+
+    `certain` faults hold whatever the run does. The others are the cause only of a run that fares badly in one of
+    `states`: too few layers do not make a loss infinite.
+    """
 
     code: str
     summary: str
@@ -22,6 +26,7 @@ class Fault:
     evidence: dict[str, float] = field(default_factory=dict)
     where: list[str] = field(default_factory=list)
     certain: bool = True
+    states: frozenset[str] = frozenset({"stalled", "never learned"})
 
 
 @dataclass(frozen=True)

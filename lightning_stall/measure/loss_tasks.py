@@ -111,14 +111,15 @@ class Summed:
             "    loss = loss / target.numel()",
             {"elements": self.elements, "step": self.step, "step_of_mean": self.step / self.elements},
             certain=False,
+            states=UNSTABLE,
         )
 
 
 def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
     """Layers stacked with nothing between them, and a layer of one unit on the way. Certain only where the model holds
-    nothing nonlinear at all; one pair alone may be a pretrained net's last layer under a new head."""
+    nothing nonlinear at all; a pair or two may be a pretrained net's last layer under a new head."""
     found = stack(edge)
-    many = 2 * len(found.pairs) >= len(found.layers) - 1 and not found.attention
+    many = 2 * len(found.pairs) > len(found.layers) - 1 and not found.attention
     if found.pairs and (not found.nonlinear or many):
         named = [f"{_name(lower, module)} -> {_name(upper, module)}" for upper, lower in reversed(found.pairs)]
         all_of_it = (

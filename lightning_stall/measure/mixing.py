@@ -18,7 +18,6 @@ from lightning_stall.measure.loss_graph import Edge, shape, short, walk
 
 SAMPLES = 16  # of the batch; enough to see a neighbour change, and cheap
 CHANGED = 1e-2  # of the outputs' spread: above what one scale for all of them (8-bit inputs) may do, below real mixing
-MANY = 0.25  # of the samples: a recurrent layer over them reaches those that come later, half of them
 _RECURRENT = (nn.RNNBase,)
 _DEPENDENT = (nn.EmbeddingBag,)  # takes offsets into one long row: its first dimension is no sample
 
@@ -245,7 +244,7 @@ def verdict(found: Mixing, seen: Seen, samples: int, shuffled: bool, across: str
             "features)",
             evidence,
             [path],
-            certain=shuffled and found.share >= MANY and (not flat or isinstance(layer, _RECURRENT)),
+            certain=shuffled and (not flat or isinstance(layer, _RECURRENT)),
         )
     if across is not None:
         return Fault(

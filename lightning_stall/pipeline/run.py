@@ -126,10 +126,7 @@ class PipelineRun:
         self.device_idle = idle[0] / idle[1] if self.gaps is not None and idle[1] > 0 else None
         loaders = self.loaders
         crowding = self._crowd(loaders)
-        making = self._making(self.slowest)
-        self.verdict.update(
-            seen, making.queued * making.computing if making else seen.queued, self.device_idle, crowding
-        )
+        self.verdict.update(seen, self._fair(seen), self.device_idle, crowding)
         self._want_samples(self.verdict.suspected)
         if self.verdict.crowded and crowding is not None:
             busiest = max(loaders, key=lambda one: one.workers)
@@ -138,7 +135,7 @@ class PipelineRun:
         elif self.verdict.starved:
             told.append(sayings.starved(seen, self.verdict, self.slowest, self.case(seen), waits))
         elif not self.slow_starts:
-            gone.append("data-starvation")
+            gone += ["data-starvation", "too-many-workers"]
         return told, gone
 
     def epoch_end(self) -> list[Saying]:
@@ -195,6 +192,18 @@ class PipelineRun:
             part=looks.part(),
             line=looks.line(),
         )
+
+    def _fair(self, seen: Window) -> tuple[float, float]:
+        """Seconds of wait and of everything else a batch would take if no other program had the cores.
+
+        Workers that would keep up then are not to blame for what they cannot do now.
+        """
+        busy = (seen.step - seen.wait) * (1 - seen.queued)
+        making, workers = self._making(self.slowest), self.slowest.workers
+        if making is None:
+            return seen.wait * (1 - seen.queued), busy
+        alone = making.seconds * (1 - making.computing * making.queued) / workers
+        return min(seen.wait, max(alone - busy, 0.0) + seen.fetch_cpu / seen.batches), busy
 
     def _many(self, loaders: list[Loader]) -> bool:
         return sum(loader.workers for loader in loaders) * self.processes >= 2 * self.host_cores

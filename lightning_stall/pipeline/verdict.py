@@ -38,19 +38,19 @@ class Verdict:
     starts: list[float] = field(default_factory=list, init=False)  # seconds before the first batch, an epoch
     steady: list[float] = field(default_factory=list, init=False)  # seconds of an epoch's other batches
 
-    def update(self, seen: Window, held_up: float, device_idle: float | None, crowd: Crowd | None) -> None:
+    def update(self, seen: Window, fair: tuple[float, float], device_idle: float | None, crowd: Crowd | None) -> None:
         """Take a window of steady batches.
 
         Args:
             seen: at least `ENOUGH` batches.
-            held_up: share of the time in which whoever makes the batches found no core free.
+            fair: seconds of wait, and of the rest of a step, if no other program had the cores.
             device_idle: share of its time an accelerator stood idle; None where there is none.
             crowd: how far more workers than cores fare; None where there are not so many.
         """
-        # time in which other programs had the cores is no fault of the loader
-        wait = seen.wait * (1 - held_up)
+        wait, busy = fair
         long_waits = sum(f >= FLOOR for f in seen.fetches)
-        waits = seen.share > self.threshold and wait >= FLOOR and long_waits >= max(3, seen.batches // 20)
+        share = min(seen.share, wait / max(wait + busy, 1e-9))
+        waits = share > self.threshold and wait >= FLOOR and long_waits >= max(3, seen.batches // 20)
         self.suspected = waits and (device_idle is None or device_idle > self.threshold)
         self._bad = self._bad + 1 if self.suspected else 0
         self._well = 0 if self.suspected else self._well + 1

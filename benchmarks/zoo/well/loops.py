@@ -203,7 +203,11 @@ class Policy(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-@well("policy-gradient", "loop", "the loss falls for 60 steps, then rises to the end while the reward grows; reward over the best arm's 0.99")
+@well(
+    "policy-gradient",
+    "loop",
+    "the loss falls for 60 steps, then rises to the end while the reward grows; reward over the best arm's 0.99",
+)
 def policy_gradient(seed: int) -> Training:
     g = data.generator(seed, 73)
     worth = torch.randn(6, 5, generator=g)
