@@ -111,8 +111,8 @@ class BothWays:
         """
         if self.streak < IN_A_ROW:
             return False
-        if at_end:
-            return True
+        if at_end:  # what was seen long ago may have mended itself since
+            return momentum * (step - self.probes[-1][0]) <= 1
         never = planned * momentum < SETTLED
         return self.streak >= LONG and (never or step - self.since >= 10 / momentum)
 
@@ -243,8 +243,8 @@ def stale(layers: Sequence[Layer], setting: Setting, apart: BothWays, at_end: bo
     summary = (
         f"Evaluation undoes the training: on one training batch the loss is {by_batch:.4g} by the batch's own "
         f"statistics and {by_running:.4g} by the running ones (step {step}, {apart.streak} probes in a row); equal "
-        f"would be fine. In `{followed[0].name}` the batch mean is {distance:.2g} standard deviations off, the "
-        f"variance {math.exp(min(ratio, 50.0)):.3g}-fold."
+        f"would be fine. In `{followed[0].name}` the batch mean is {distance:.2g} standard deviations off, and "
+        f"variances differ {math.exp(min(ratio, 50.0)):.3g}-fold."
     )
     evidence = {
         "loss_by_batch": by_batch,

@@ -21,6 +21,11 @@ NEARLY_ALL = 0.9  # share of steps cut, where it is nearly every step
 ENOUGH = 20  # optimizer steps for a verdict
 ENOUGH_MEASURED = 5  # checks for one on what others cut, which is measured at checks alone
 
+Pairs = list[tuple[float, float]]  # (norm, limit) of the last steps
+
+KEEP_ONE = "Keep one of them: take `gradient_clip_val` out of the Trainer, or AutoClip out of its callbacks."
+SWITCH_ON = "To let it clip:\n\n    trainer = Trainer(callbacks=[AutoClip()])\n"
+
 
 @dataclass
 class Watched:
@@ -60,7 +65,7 @@ class Watched:
         if self._ring is not None:
             self._ring.zero_()
 
-    def pairs(self) -> list[tuple[float, float]]:
+    def pairs(self) -> Pairs:
         """(norm, limit) of the last steps with a finite norm above 0 and a limit, oldest first; waits."""
         if self._ring is not None:
             rows, split = self._ring.tolist(), self.steps % WINDOW
@@ -97,6 +102,13 @@ class Tightness:
     share: float  # of steps that were cut
     steps: int
 
+    def text(self, whose: str, usual: float) -> str:
+        """The finding in a sentence; `usual` is the median norm."""
+        return (
+            f"{whose} cut {self.share:.0%} of the last {self.steps} steps, and usually left {self.left:.2g} of the "
+            f"gradient norm, which is usually {usual:.3g}; {TIGHT:g} or more would be fine."
+        )
+
 
 def tight(left: Sequence[float], enough: int = ENOUGH) -> Tightness | None:
     """Whether nearly every step is cut to a small share of its norm.
@@ -126,3 +138,26 @@ def shrinks_steps(optimizer: Optimizer, norm: float, elements: int) -> bool:
         if isinstance(eps, float) and rms < eps:
             return True
     return False
+
+
+def share_cut(pairs: Pairs) -> float:
+    """Share of the steps whose norm is above its limit."""
+    return sum(total > limit for total, limit in pairs) / len(pairs)
+
+
+def which_limit_rules(ours: float, trainers: float, by_norm: bool) -> str:
+    """AutoClip's limit and the Trainer's are both set."""
+    lower = "AutoClip's" if not by_norm or ours <= trainers else "the Trainer's"
+    return (
+        f"AutoClip and `Trainer(gradient_clip_val={trainers:g})` are both set. AutoClip cuts first, the Trainer cuts "
+        f"what is left, so the lower limit rules: {lower}, since AutoClip's is now {ours:.3g}."
+    )
+
+
+def would_have_cut(pairs: Pairs) -> str:
+    """What AutoClip would have done, had it been allowed to."""
+    cut, largest = sum(total > limit for total, limit in pairs), max(total for total, _ in pairs)
+    return (
+        f"AutoClip is switched off by `auto_remedy=False`. It would have cut {cut} of the last {len(pairs)} steps; its "
+        f"limit is now {pairs[-1][1]:.3g}, and the largest norm was {largest:.3g}."
+    )

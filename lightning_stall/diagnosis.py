@@ -67,7 +67,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "learning-rate-too-high",
-        (*_LOSS, *_BROKEN, "exploding-gradients", "dead-activations", "saturated-activations", "vanishing-gradients"),
+        (*_LOSS, *_BROKEN, "exploding-gradients", "dead-activations", "saturated-activations", "learning-rate-too-low"),
         "steps that overshoot raise the loss, and can push units where no gradient flows",
     ),
     Rule("learning-rate-too-low", (*_FLAT, "training-too-short"), "the weights hardly move"),
@@ -79,7 +79,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("saturated-activations", (*_FLAT, "vanishing-gradients"), "a unit at its limit passes no gradient"),
     Rule("dead-activations", (*_FLAT, "vanishing-gradients"), "a unit that is always zero passes no gradient"),
-    Rule("vanishing-gradients", (*_FLAT, "learning-rate-too-low"), "the first layers do not learn"),
+    Rule(
+        "vanishing-gradients",
+        (*_LOSS, "learning-rate-too-low", "learning-rate-too-high"),
+        "the first layers do not learn",
+    ),
     Rule("exploding-gradients", (*_BROKEN, *_LOSS, "learning-rate-too-high"), "huge steps throw the weights away"),
     Rule(
         "parameters-not-optimized",
@@ -106,14 +110,22 @@ RULES: tuple[Rule, ...] = (
         "the output cannot reach the targets, and saturates in trying",
     ),
     Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
-    Rule("mode-mismatch", ("overfitting", "batchnorm-stale-statistics", *_FLAT), "layers act as in the other mode"),
+    Rule(
+        "mode-mismatch",
+        ("overfitting", "batchnorm-stale-statistics", "batchnorm-small-batch", *_FLAT),
+        "layers act as in the other mode",
+    ),
     Rule("missing-nonlinearity", (*_FLAT, "insufficient-capacity"), "stacked linear layers are one linear layer"),
     Rule("insufficient-capacity", _FLAT, "the model cannot represent the task"),
     Rule("uninformative-targets", (*_FLAT, "overfitting", "insufficient-capacity"), "there is nothing to learn"),
     Rule("constant-inputs", (*_FLAT, "uninformative-targets"), "inputs that never change carry nothing"),
     Rule("class-imbalance", _FLAT, "always naming the large class is nearly right"),
     Rule("unshuffled-data", _LOSS, "each stretch of one class undoes the last"),
-    Rule("too-little-data", ("overfitting", "training-too-short"), "few samples are learnt by heart"),
+    Rule(
+        "too-little-data",
+        ("overfitting", "training-too-short", "uninformative-targets", "class-imbalance"),
+        "few samples are learnt by heart",
+    ),
     Rule(
         "batchnorm-small-batch",
         (*_LOSS, "batchnorm-stale-statistics", "overfitting"),
@@ -141,7 +153,7 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     """
     spoken = _worst_by_code(f for f in findings if f.speaks)
     causes = {code: f for code, f in spoken.items() if CATALOGUE[code].kind == "cause"}
-    seen = {f.code for f in findings}
+    seen = {f.code for f in findings if "note" not in f.evidence}  # a note says what a callback does, not what it saw
     explained = _explained(causes)
     ranked = []
     for code, finding in causes.items():

@@ -161,6 +161,8 @@ class Hub:
         elif self.checking or self.step % JUDGE_EVERY == 0:
             self._own(self._judge)
             self._each("judged")
+            if self.gate_open and not self.checking:
+                self.journal.promote(self.step, self.epoch)
         if self.checking:
             self._check()
 
@@ -303,13 +305,13 @@ class Hub:
             self._laid_out = True
             panels: dict[str, list[str]] = {}
             for member in self.members:
-                for title, tags in member.panels().items():
+                for title, tags in (self.guard(member, "panels") or {}).items():
                     panels.setdefault(title, []).extend(tags)
             write_layout(self._loggers.loggers, panels)
         numbers: dict[str, float] = {}
         for member in self.members:
             if not member.failed and due(self.step, member.every):
-                numbers.update(member.numbers())
+                numbers.update(self.guard(member, "numbers") or {})
         self._loggers.numbers(numbers, self.step - 1)
 
     def _meet(self) -> None:
@@ -347,7 +349,7 @@ class Hub:
         row[2] = math.nan if baseline is None else baseline
         row[3] = float(len(losses))
         row[_HEAD : _HEAD + len(losses)] = torch.tensor(losses, dtype=torch.float64)
-        shared = {k: v for m in self.members if m.shares and not m.failed for k, v in m.share().items()}
+        shared = {k: v for m in self.members if m.shares for k, v in (self.guard(m, "share") or {}).items()}
         row[_HEAD + room :] = torch.tensor([float(shared.get(n, math.nan)) for n in names], dtype=torch.float64)
 
     def _take(self, rows: Tensor, room: int, names: list[str]) -> None:
@@ -382,10 +384,11 @@ class Hub:
         try:
             return what(*args)
         except Exception:
+            trace = traceback.format_exc()
             for member in self.members:
-                member.failed = member.failed or "what it shares with the others failed"
+                member.failed = member.failed or f"what it shares with the others failed:\n{trace}"
             tell(
                 "lightning_stall has a fault of its own and stops watching this run; the training goes on. "
-                f"Please report it:\n{traceback.format_exc()}"
+                f"Please report it:\n{trace}"
             )
             return None

@@ -11,7 +11,7 @@ import torch
 
 from lightning_stall import judge_inputs, judge_targets
 from lightning_stall.judge_inputs import InputNumbers, Outlier, Verdict
-from lightning_stall.measure.batch_watch import BatchWatch
+from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
 from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import TargetScale
@@ -97,7 +97,7 @@ class BatchJudge:
                 )
             whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
             single = judge_targets.one_class(
-                classes.counts, watch.labels.rows, whole and not run.deliberate, watch.plain
+                classes.counts, _at_most(watch.labels.rows, run), whole and not run.deliberate, watch.plain
             )
             total = max(1.0, sum(classes.counts))
             for k, count in enumerate(classes.counts[:SHOWN_CLASSES]):
@@ -118,11 +118,15 @@ class BatchJudge:
         yield "uninformative-targets", single or self._uninformative(watch, run, inputs)
 
     def _off_scale(self, watch: BatchWatch, run: Context, scale: TargetScale | None) -> Verdict | None:
-        if scale is not None and watch.labels.kind is not None and watch.roles.certain:
-            return judge_targets.unscaled_targets(
-                scale.mean, scale.std, scale.residual, scale.rows, watch.labels.kind.upper()
+        if watch.roles.certain:
+            scales = [(w.kind, s) for w in (watch.labels, *watch.terms.values()) if (s := w.scale()) is not None]
+            verdict = _strongest(
+                judge_targets.unscaled_targets(s.mean, s.std, s.residual, s.rows, (kind or "training").upper())
+                for kind, s in scales
             )
-        if scale is None and watch.labels.kind is None and not watch.roles.certain and watch.guessed is not None:
+            if verdict is not None:
+                return verdict
+        elif scale is None and watch.labels.kind is None and watch.guessed is not None:
             return _off_scale_by_guess(watch.guessed, run)
         if watch.soft is not None:
             total, spread, hard, least = watch.soft.numbers.tolist()
@@ -218,6 +222,22 @@ class BatchJudge:
         return judge_inputs.corrupt_samples(self.outliers, watch.batches)
 
 
+def nonfinite(bad: BadBatch, watch: BatchWatch, loader: Any, validation: bool) -> Verdict:
+    """A batch whose values were not finite, and that spoilt the gradients or the validation loss."""
+    names = column_names(loader, bad.width)
+    number = f"batch {bad.batch_idx}" if bad.batch_idx >= 0 else "a batch"
+    return judge_inputs.nonfinite_inputs(
+        bad.field,
+        bad.field in watch.roles.targets,
+        f"{'validation ' if validation else ''}{number} of epoch {bad.epoch}",
+        bad.rows,
+        bad.row,
+        [names[i] for i in bad.columns],
+        bad.share,
+        validation,
+    )
+
+
 def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | None:
     """Whether there is enough to learn from, once the run is over."""
     samples = sample_count(run.loader)
@@ -230,6 +250,12 @@ def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | No
     return judge_targets.too_little_data(
         samples, samples * max(1.0, dense), run.parameters, run.explained, run.level, val_loss
     )
+
+
+def _at_most(rows: int, run: Context) -> int:
+    """Different samples among so many that were seen: no more than the set has."""
+    samples = sample_count(run.loader)
+    return rows if samples is None else min(rows, samples)
 
 
 def _off_scale_by_guess(target: FieldWatch, run: Context) -> Verdict | None:

@@ -173,7 +173,7 @@ class _Shape:
         noise = curve.noise(slice(-2 * quarter, None))
         steps = quarter * curve.width
         level = min(late, curve.level(max(8, n // 10))) if late < before else curve.level(max(8, n // 10))
-        span = max(1, bins // 16)
+        span = min(bins, max(1, bins // 16, math.ceil(5 / curve.width)))
         best = min(fmean(curve.means[i : i + span]) for i in range(bins - span + 1))
         top = max(start, baseline) if baseline is not None else start
         if floor is not None:
@@ -275,10 +275,11 @@ def _diverging(curve: LossCurve, s: _Shape) -> bool:
         return False
     now = median(last)
     top = max(s.start, s.baseline if s.baseline is not None else s.start)
-    early = curve.noise(slice(0, max(2, len(curve.means) // 4)))
-    quiet = min(early, s.noise) if curve.n > 2 * FEW_STEPS else early
+    # before the rise, where there is enough of it to tell: a diverging loss is its own noise
+    noise = curve.noise(slice(1, max(2, len(curve.means) * 3 // 4))) if curve.n >= 40 else curve.noise()
     rise = now - s.best
-    if rise < 6 * quiet or rise < 0.25 * s.scale or now < top + 0.1 * s.scale:
+    beyond_noise = rise > 6 * noise and now > top + 4 * noise / math.sqrt(len(last))
+    if not beyond_noise or rise < 0.25 * s.scale or now < top + 0.1 * s.scale:
         return False
     coming_back = median(last[5:]) < median(last[:5]) - 0.1 * rise and now < median(before)
     return not coming_back and min(last) > s.best + 0.1 * s.scale
@@ -299,4 +300,4 @@ def _oscillating(curve: LossCurve, s: _Shape) -> bool:
     if turns < -0.5:
         return True
     start_noise = curve.noise(slice(1, max(3, FEW_STEPS // curve.width)))
-    return s.gain < 0.3 and spread > 0.3 * max(s.scale, abs(s.level)) and spread > 3 * start_noise
+    return max(s.gain, s.explained) < 0.3 and spread > 0.3 * max(s.scale, abs(s.level)) and spread > 3 * start_noise

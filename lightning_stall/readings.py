@@ -7,12 +7,13 @@ memory and are read when they have arrived, so a reading may be a step or two ol
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
@@ -77,11 +78,11 @@ class _Mail:
     """Packed numbers on their way from the device to the host, oldest first."""
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[dict[str, Any], Tensor, Any]] = deque()
+        self.queue: deque[tuple[dict[str, Any], Any, Any]] = deque()
         self.free: dict[int, list[tuple[Tensor, Any]]] = {}
 
-    def post(self, packed: Tensor, meta: dict[str, Any]) -> None:
-        if packed.device.type != "cuda":
+    def post(self, packed: Any, meta: dict[str, Any]) -> None:
+        if isinstance(packed, list) or packed.device.type != "cuda":
             self.queue.append((meta, packed, None))
             return
         spare = self.free.setdefault(packed.numel(), [])
@@ -99,7 +100,7 @@ class _Mail:
                     return
                 event.synchronize()
             self.queue.popleft()
-            yield meta, numbers.tolist()
+            yield meta, numbers if isinstance(numbers, list) else numbers.tolist()
             if event is not None:
                 self.free[numbers.numel()].append((numbers, event))
 
@@ -204,9 +205,14 @@ class Readings:
         """Send this step's numbers to the host, without waiting for them."""
         reading = self.gradients(optimizer)
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
+        scalars = (*self._losses, *self._partial, reading.total)
         home = reading.total.device
-        scalars = [v.to(home, non_blocking=True).float() for v in (*self._losses, *self._partial, reading.total)]
-        packed = torch.cat([torch.stack(scalars), reading.norms])
+        packed: Any
+        if home.type == "cpu" and all(v.device.type == "cpu" for v in scalars):
+            packed = [*(v.item() for v in scalars), *reading.norms.tolist()]  # nothing to wait for
+        else:
+            there = [v.to(home, non_blocking=True).float() for v in scalars]
+            packed = torch.cat([torch.stack(there), reading.norms])
         meta = {
             "step": step,
             "epoch": epoch,
@@ -289,3 +295,35 @@ def planned_steps(trainer: Any) -> float:
     batches = float(trainer.num_training_batches)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
     return min(by_steps, trainer.max_epochs * steps)
+
+
+def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | None:
+    """The loss of this batch once more, with its graph, and nothing changed by it; None where that cannot be promised.
+
+    Random numbers and BatchNorm's statistics are put back and nothing is logged. Manual optimisation would make steps,
+    metrics inside the module would count twice, and a compiled step hides its graph: there it is not run.
+    """
+    compiled = getattr(module, "_compiler_ctx", None) is not None
+    counts = any(hasattr(m, "_update_count") for m in module.modules())  # a torchmetrics metric
+    if not module.automatic_optimization or compiled or counts:
+        return None
+    buffers = [(b, b.detach().clone()) for b in module.buffers()]
+    arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), *batch)
+    quiet = {name: vars(module).get(name) for name in ("log", "log_dict")}
+    module.__dict__.update({name: lambda *args, **kwargs: None for name in quiet})
+    try:
+        with isolate_rng(), torch.enable_grad():
+            output = trainer.strategy.training_step(*arguments.values())
+    except Exception:  # what failed twice is the user's to see, in the run itself
+        return None
+    finally:
+        for name, kept in quiet.items():
+            if kept is None:
+                del module.__dict__[name]
+            else:
+                module.__dict__[name] = kept
+        with torch.no_grad():
+            for buffer, copy in buffers:
+                buffer.copy_(copy)
+    loss = output.get("loss") if isinstance(output, dict) else output
+    return loss if isinstance(loss, Tensor) and loss.requires_grad else None

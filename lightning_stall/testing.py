@@ -98,7 +98,7 @@ def nan_batch(at: int = 5, **settings: Any) -> Classifier:
     """A NaN in one batch of each epoch: one step later every weight is NaN."""
 
     def corrupt(x: Tensor, batch_idx: int) -> Tensor:
-        return torch.where(torch.arange(len(x))[:, None] == 0, torch.nan, x) if batch_idx == at else x
+        return torch.where(torch.arange(len(x), device=x.device)[:, None] == 0, torch.nan, x) if batch_idx == at else x
 
     return Classifier(mlp(batchnorm=True), corrupt=corrupt, **settings)
 

@@ -638,10 +638,10 @@ from test_data_starvation import Net, Slow
 rank = int(os.environ["LOCAL_RANK"])
 monitor = DataStarvationMonitor(auto_remedy=True, every_n_steps=8)
 trainer = Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_epochs=6, callbacks=[monitor], logger=False,
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, callbacks=[monitor], logger=False,
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
 )
-loader = DataLoader(Slow(0.01 if rank == 1 else 0.0, 160), batch_size=4, shuffle=True)
+loader = DataLoader(Slow(0.01 if rank == 1 else 0.0, 128), batch_size=4, shuffle=True)
 trainer.fit(Net(), loader)
 out = {
     "findings": [[f.code, f.summary, list(f.where), f.remedy] for f in monitor.hub.journal.findings],
@@ -652,6 +652,7 @@ with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
 """
 
 
+@pytest.mark.slow
 def test_the_starving_rank_is_named_and_all_ranks_are_tuned_alike(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROGRAM)
     with socket.socket() as s:

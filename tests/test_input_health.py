@@ -17,6 +17,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lightning_stall.callbacks.input_health import InputHealth
 from lightning_stall.errors import MisconfigurationException
 from lightning_stall.finding import Finding
+from lightning_stall.measure.batches import fields, replace_tensors
+from lightning_stall.measure.columns import FieldWatch
+from lightning_stall.measure.hashes import row_hashes
+from lightning_stall.measure.probe import signal
 from lightning_stall.sinks.console import StallWarning
 
 Loss = Callable[[Any, Any], Tensor]
@@ -600,3 +604,55 @@ def test_arguments() -> None:
         InputHealth(standardize=True)
     with pytest.raises(MisconfigurationException, match="standardize"):
         InputHealth(auto_remedy=True, standardize=1)  # type: ignore[arg-type]
+
+
+# --- measurements against plain code ----------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_the_data() -> None:
+    x = 5 + 3 * cloud(300)
+    watch = FieldWatch()
+    for part in x.split(64):
+        watch.update(part, keep_rows=True)
+    moments = watch.read()
+    assert moments is not None
+    torch.testing.assert_close(torch.tensor(moments.mean), x.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(moments.std), x.std(0, correction=0), rtol=1e-4, atol=1e-4)
+    assert moments.rms == pytest.approx(float(x.square().mean().sqrt()), rel=0.1)
+    assert moments.changes
+    assert not moments.single_value
+    mean, std = watch.statistics() or (None, None)
+    assert ((x - mean) / std).std(0, correction=0).tolist() == pytest.approx([1.0] * 6, rel=1e-4)
+
+
+def test_equal_samples_have_equal_numbers_and_others_do_not() -> None:
+    x = cloud(4000)
+    order = torch.randperm(4000, generator=numbers(3))
+    assert torch.equal(row_hashes([x])[order], row_hashes([x[order]]))
+    assert len(row_hashes([x]).unique()) == 4000
+    assert len(row_hashes([x.nextafter(torch.tensor(9.0))]).unique()) == 4000
+    assert not torch.isin(row_hashes([x]), row_hashes([x.nextafter(torch.tensor(9.0))])).any()
+    assert not row_hashes([(x > 0).float()]).any()
+
+
+def test_a_bond_is_found_where_there_is_one() -> None:
+    x = cloud(400)
+    ring = (x.square().sum(1) > 5).long()[:, None].float()
+    found = [signal(x, y, categorical) for y, categorical in ((values_of(x), False), (ring, True))]
+    assert all(s is not None and s.best > 4 for s in found)
+    shuffled = torch.randperm(400, generator=numbers(1))
+    assert all(abs(s.best) < 3 for s in [signal(x, ring[shuffled], True)] if s is not None)
+    assert signal(x, torch.ones(400, 1), False) is None
+
+
+def test_fields_of_any_nesting() -> None:
+    batch = {
+        "a": [torch.ones(2), (torch.ones(2, 3),)],
+        "b": Pair(torch.ones(2), torch.ones(2, dtype=torch.long)),
+        "c": "text",
+    }
+    assert [f.name for f in fields(batch)] == ["batch['a'][0]", "batch['a'][1][0]", "batch['b'].x", "batch['b'].y"]
+    doubled = replace_tensors(batch, {"batch['a'][1][0]": lambda t: 2 * t, "batch['b'].x": lambda t: 3 * t})
+    assert doubled["a"][1][0].sum() == 12
+    assert doubled["b"].x.sum() == 6
+    assert batch["b"].x.sum() == 2  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Fit(LightningModule):
     """Any net under any loss of (output, target)."""
 
-    def __init__(self, net: nn.Module, loss: Loss, rate: float = 1e-3, optimizers: int = 1) -> None:
+    def __init__(self, net: nn.Module, loss: Loss, rate: float = 1e-3) -> None:
         super().__init__()
         self.net, self.loss, self.rate = net, loss, rate
 

@@ -78,7 +78,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
-def run(case: Case, seed: int, callbacks: Sequence[Callback] = (), twin: bool = False, logger: Any = None) -> Result:
+def run(
+    case: Case,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    twin: bool = False,
+    logger: Any = None,
+    accelerator: str = "cpu",
+) -> Result:
     """Fit `case` (or its mended twin) and judge it. What `fit` or the score raises is kept in `error`, not raised."""
     quiet()
     result = Result(case.name, seed)
@@ -88,7 +95,7 @@ def run(case: Case, seed: int, callbacks: Sequence[Callback] = (), twin: bool = 
     training = build(seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors this small gain nothing from a second thread, and lose much on a busy machine
-    settings = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, **training.trainer}
+    settings = {"accelerator": accelerator, "devices": 1, "enable_checkpointing": False, **training.trainer}
     own = settings.pop("callbacks", [])
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -25,7 +25,6 @@ DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less
 SATURATED = 0.6  # share of a layer's values at the limits
 MEMORY = 4  # checks over which a unit must not have fired
 GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
-BIAS = 1.0  # mean absolute bias of a hidden layer above which it decides alone
 
 
 @dataclass
@@ -241,10 +240,9 @@ class ActivationHealth(StallCallback):
         hidden = self.starts[:-1] or self.starts
         alike = [s for s in hidden if s.alike]
         off = [s for s in self.starts if not s.alike and not GAIN[0] <= s.gain <= GAIN[1]]
-        biased = [s for s in hidden if s.bias > BIAS]
         typical = median(s.gain for s in self.starts)
         most = len(alike) == len(hidden) or not GAIN[0] <= typical <= GAIN[1]
-        if not (most or off or biased):
+        if not (most or off):
             return
         if alike and len(alike) == len(hidden):
             seen = f"All weights of {len(alike)} of {len(self.starts)} layers started as one number, so their units stay alike"
@@ -257,11 +255,6 @@ class ActivationHealth(StallCallback):
             )
             far = max(GAIN[0] / max(worst.gain, 1e-12), worst.gain / GAIN[1])
             strength = min(1.0, 0.5 + 0.2 * math.log10(max(far, 1.0)) + 0.2 * most)
-        elif biased:
-            seen = (
-                f"The bias of `{biased[0].name}` started at {biased[0].bias:.2g} on average; under {BIAS:.0f} is usual"
-            )
-            strength = 0.5
         else:
             return
         self.tell(
@@ -271,7 +264,7 @@ class ActivationHealth(StallCallback):
             '    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu"); nn.init.zeros_(layer.bias)',
             statistical=True,
             evidence={"gain": typical, "layers": float(len(self.starts)), "strength": strength},
-            where=[s.name for s in (*alike, *off, *biased)],
+            where=[s.name for s in (*alike, *off)],
         )
 
     def _look_at_modes(self) -> None:

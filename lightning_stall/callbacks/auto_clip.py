@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_stall import clipped
 from lightning_stall.callback import StallCallback
-from lightning_stall.clipped import ENOUGH, ENOUGH_MEASURED, TIGHT, Tightness, Watched, shrinks_steps, tight
+from lightning_stall.clipped import Pairs, Tightness, Watched
 from lightning_stall.errors import MisconfigurationException, require
 from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost, ZScoreOnDevice, ZScoreOnHost
 from lightning_stall.measure.gradients import is_dtensor
 from lightning_stall.readings import GradientReading, StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
-
-Pairs = list[tuple[float, float]]  # (norm, limit) of the last steps
 
 
 class AutoClip(StallCallback):
@@ -269,7 +268,7 @@ class AutoClip(StallCallback):
             f"stall/clip/{index}norm_before": total,
             f"stall/clip/{index}norm_after": min(total, limit, self._trainers_limit() or math.inf),
             f"stall/clip/{index}threshold": limit,
-            f"stall/clip/{index}share_clipped": sum(t > v for t, v in pairs) / len(pairs),
+            f"stall/clip/{index}share_clipped": clipped.share_cut(pairs),
         }
 
     def _look_for_tight(self, watched: Watched, pairs: Pairs) -> None:
@@ -277,28 +276,29 @@ class AutoClip(StallCallback):
         trainers, own = self._trainers_limit(), None
         suspects: list[tuple[str, Tightness | None]] = []
         if self.auto_remedy:
-            own = tight([limit / total for total, limit in pairs])
+            own = clipped.tight([limit / total for total, limit in pairs])
             suspects.append(("AutoClip's limit", own))
         if trainers is not None:
-            suspects.append((f"`Trainer(gradient_clip_val={trainers:g})`", tight([trainers / t for t, _ in pairs])))
+            suspects.append(
+                (f"`Trainer(gradient_clip_val={trainers:g})`", clipped.tight([trainers / t for t, _ in pairs]))
+            )
         else:
             by_value = bool(self.hub.trainer.gradient_clip_val)
-            whose = "`gradient_clip_algorithm='value'`" if by_value else "clipping in your own code"
-            suspects.append((whose, tight(watched.left, ENOUGH_MEASURED)))
+            whose = "`gradient_clip_algorithm='value'`" if by_value else "Clipping in your own code"
+            suspects.append((whose, clipped.tight(watched.left, clipped.ENOUGH_MEASURED)))
         elements = sum(p.numel() for p in watched.params)
         for whose, found in suspects:
-            if found is None or not shrinks_steps(watched.optimizer, found.left * usual, elements):
+            if found is None or not clipped.shrinks_steps(watched.optimizer, found.left * usual, elements):
                 continue
             remedy = None
             if found is own:
-                before = pairs[-1][1]
-                watched.restart([total for total, _ in pairs[-ENOUGH:]])
-                remedy = f"forgot all but the last {ENOUGH} norms, which loosens its limit of {before:.3g}"
+                watched.restart([total for total, _ in pairs[-clipped.ENOUGH :]])
+                remedy = (
+                    f"forgot all but the last {clipped.ENOUGH} norms, which loosens its limit of {pairs[-1][1]:.3g}"
+                )
             self.tell(
                 "clipping-too-tight",
-                f"{whose.capitalize() if whose[0] == 'c' else whose} cut {found.share:.0%} of the last {found.steps} "
-                f"steps, and usually left {found.left:.2g} of the gradient norm, which is usually {usual:.3g}; "
-                f"{TIGHT:g} or more would be fine.",
+                found.text(whose, usual),
                 statistical=True,
                 evidence={"left": found.left, "share_clipped": found.share, "usual_norm": usual},
                 where=[type(watched.optimizer).__name__],
@@ -315,21 +315,10 @@ class AutoClip(StallCallback):
             return
         self._introduced = True
         pairs = max(seen.values(), key=len)
-        limit, largest = pairs[-1][1], max(total for total, _ in pairs)
-        evidence = {"limit": limit, "largest_norm": largest}
         if self.auto_remedy:
-            lower = "AutoClip's" if self._trainers_limit() is None or limit <= trainers else "the Trainer's"
-            summary = (
-                f"AutoClip and `Trainer(gradient_clip_val={trainers:g})` are both set. AutoClip cuts first and the "
-                f"Trainer cuts what is left, so the lower limit rules: {lower}, since AutoClip's is now {limit:.3g}."
-            )
-            advice = "Keep one of them: take `gradient_clip_val` out of the Trainer, or AutoClip out of its callbacks."
+            by_norm = self._trainers_limit() is not None
+            summary, advice = clipped.which_limit_rules(pairs[-1][1], float(trainers), by_norm), clipped.KEEP_ONE
         else:
-            cut = sum(total > value for total, value in pairs)
-            evidence["share_clipped"] = cut / len(pairs)
-            summary = (
-                f"AutoClip is switched off by `auto_remedy=False`. It would have cut {cut} of the last {len(pairs)} "
-                f"steps; its limit is now {limit:.3g}, and the largest norm was {largest:.3g}."
-            )
-            advice = "To let it clip:\n\n    trainer = Trainer(callbacks=[AutoClip()])\n"
-        self.tell("exploding-gradients", summary, advice=advice, severity="info", evidence=evidence)
+            summary, advice = clipped.would_have_cut(pairs), clipped.SWITCH_ON
+        evidence = {"limit": pairs[-1][1], "share_clipped": clipped.share_cut(pairs)}
+        self.tell("exploding-gradients", summary, advice=advice, severity="info", evidence={**evidence, "note": 1.0})

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
-from lightning_stall.readings import StepReading
+from lightning_stall.measure.instability import find
+from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
 from lightning_stall.sinks import clean_tag
 
@@ -31,7 +32,7 @@ class GradientHealth(StallCallback):
 
     Says: exploding-gradients (against the run's own history), vanishing-gradients (layer by layer, in the order of the
     forward pass: the total norm misses it), nonfinite-loss and nonfinite-gradients (with parameter, micro-batch and
-    step).
+    step), unstable-operation (which one made the first value that is no number; on an accelerator only at a check).
 
     Logs: `stall/gradients/total_norm`, `stall/gradients/layers/<layer>`, `stall/updates/ratio` (norm of the change of
     the weights over their norm, on up to 1024 elements a parameter), `stall/gradients/skipped_steps`.
@@ -44,7 +45,13 @@ class GradientHealth(StallCallback):
         mute: codes never to be told.
     """
 
-    codes = ("exploding-gradients", "vanishing-gradients", "nonfinite-loss", "nonfinite-gradients")
+    codes = (
+        "exploding-gradients",
+        "vanishing-gradients",
+        "nonfinite-loss",
+        "nonfinite-gradients",
+        "unstable-operation",
+    )
     STATE: ClassVar[tuple[str, ...]] = ("first", "skipped", "bad_in_a_row", "leapt_at", "ratios_seen")
 
     def __init__(
@@ -64,6 +71,8 @@ class GradientHealth(StallCallback):
         self.layers: list[Layer] = []
         self.last: StepReading | None = None
         self.ratio = math.nan
+        self.searched = False  # for the operation that made the first value that is no number
+        self.batch: tuple[Any, int] = (None, 0)
         self._control = StepControl()
         self._buffers: BufferSnapshot | None = None
 
@@ -78,11 +87,22 @@ class GradientHealth(StallCallback):
             self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.hub.module)])
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
+        self.batch = (batch, batch_idx)
         if self._buffers is not None and self.hub.readings.window_starts:
             self._buffers.take()
 
+    def before_backward(self, loss: Tensor) -> None:
+        # on an accelerator the loss is on its way; only at a check may it be waited for
+        if not self.searched and (loss.device.type == "cpu" or self.hub.checking) and not bool(loss.isfinite().all()):
+            self._search(loss, in_gradient=False)
+
     def before_step(self, optimizer: Optimizer) -> None:
         reading = self.hub.readings.gradients(optimizer)
+        waits = reading.total.device.type != "cpu" and not self.hub.checking
+        if not self.searched and not waits and not self.hub.readings.scaler and not bool(reading.total.isfinite()):
+            again = run_again(self.hub.trainer, self.hub.module, self.batch)
+            if again is not None and bool(again.isfinite().all()):
+                self._search(again, in_gradient=True)
         if self._buffers is not None:
             self._leave_out(optimizer, reading.total)
 
@@ -95,7 +115,7 @@ class GradientHealth(StallCallback):
                 "backward pass. Nothing will be said about gradients; 1 parameter would be watched.",
                 advice="Return the optimizer from `configure_optimizers` while you look for a fault in the gradients.",
                 severity="info",
-                evidence={"parameters": 0.0},
+                evidence={"parameters": 0.0, "note": 1.0},
             )
             return
         finite = self._observe_finite(reading)
@@ -137,7 +157,7 @@ class GradientHealth(StallCallback):
 
     def panels(self) -> Mapping[str, Sequence[str]]:
         return {
-            "gradient norm": ["stall/gradients/total_norm$", "stall/clip/.*"],
+            "gradient norm": ["stall/gradients/total_norm$"],
             "gradient norm by layer": ["stall/gradients/layers/.*"],
             "update-to-weight ratio": ["stall/updates/ratio$"],
         }
@@ -178,7 +198,7 @@ class GradientHealth(StallCallback):
             self._tell_bad_loss(reading, bad_losses, remedy)
         elif not reading.scaled or self.bad_in_a_row > SCALER_PATIENCE:
             self._tell_bad_gradients(reading, bad_params, remedy)
-        grown = max(self.recent, default=0.0) / max(median(self.first), 1e-30) if self.first else 0.0
+        grown = self._grown()
         if grown > GROWTH and not self.leapt_at:
             self.leapt_at = reading.step
             self.tell(
@@ -225,6 +245,31 @@ class GradientHealth(StallCallback):
             remedy=remedy,
             step=reading.step,
         )
+
+    def _search(self, loss: Tensor, in_gradient: bool) -> None:
+        """Name the operation that went wrong; not where values had grown until one overflowed."""
+        self.searched = True
+        if self._grown() > GROWTH or self.hub.curve.last > 10 * max(self.hub.curve.first[:3], default=math.inf):
+            return
+        found = find(loss, in_gradient)
+        if found is None:
+            return
+        names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}
+        layer = names.get(found.source, "").rpartition(".")[0]
+        where = f"after `{layer}`" if layer else "in the loss"
+        self.tell(
+            "unstable-operation",
+            f"Batch {self.batch[1]} of epoch {self.hub.epoch} met {found.operation}, {where}: what went in is finite, "
+            f"what {'its gradient gives' if in_gradient else 'came out'} is not.",
+            advice=f"Keep its input where it is defined:\n\n    {found.mend}",
+            severity="critical",
+            evidence={"batch_idx": float(self.batch[1]), "strength": 0.9},
+            where=[layer or "the loss"],
+        )
+
+    def _grown(self) -> float:
+        """How far the gradient norm has come from its first steps."""
+        return max(self.recent, default=0.0) / max(median(self.first), 1e-30) if self.first else 0.0
 
     def _leapt(self, reading: StepReading, spike: Spike) -> None:
         self.leapt_at = reading.step

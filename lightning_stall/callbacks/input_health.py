@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_stall import judge_inputs, judge_targets
+from lightning_stall import judge_targets
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
-from lightning_stall.judge_batches import BatchJudge, Context, too_little
+from lightning_stall.judge_batches import BatchJudge, Context, nonfinite, too_little
 from lightning_stall.judge_inputs import Verdict
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_random, recall
-from lightning_stall.measure.batches import Field, column_names, fields
+from lightning_stall.measure.batches import Field, fields
 from lightning_stall.measure.updates import WeightSample
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
@@ -168,7 +168,7 @@ class InputHealth(StallCallback):
         if isinstance(bad, Tensor):
             hurt = self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device)
             self._hurt = torch.where(spoilt & (hurt < 0), float(self.hub.step), hurt)
-        elif bad and bool(spoilt):
+        elif bool(spoilt):
             self._tell_nonfinite(self.watch.bad)
         if self._remedy is not None:
             self._remedy.apply(optimizer, broken if together else broken & bad)
@@ -264,7 +264,7 @@ class InputHealth(StallCallback):
         if bad is not None and hub.outcome.state != "non-finite":
             self._tell_nonfinite(bad, validation=True)
 
-    def _say(self, code: str, verdict: Verdict | None, remedy: str | None = None) -> None:
+    def _say(self, code: str, verdict: Verdict | None, remedy: str | None = None, step: int | None = None) -> None:
         """Tell a verdict, or take back what was said before."""
         if verdict is None:
             if code not in STICKY:
@@ -281,24 +281,13 @@ class InputHealth(StallCallback):
             evidence=verdict.evidence,
             where=verdict.where,
             remedy=remedy,
+            step=step,
         )
 
     def _tell_nonfinite(self, bad: BadBatch | None, validation: bool = False) -> None:
-        if bad is None:
-            return
-        names = column_names(self.hub.trainer.train_dataloader, bad.width)
-        number = f"batch {bad.batch_idx}" if bad.batch_idx >= 0 else "a batch"
-        verdict = judge_inputs.nonfinite_inputs(
-            bad.field,
-            bad.field in self.watch.roles.targets,
-            f"{'validation ' if validation else ''}{number} of epoch {bad.epoch}",
-            bad.rows,
-            bad.row,
-            [names[i] for i in bad.columns],
-            bad.share,
-            validation,
-        )
-        self._say(verdict.code, verdict, LEFT_OUT if self._remedy is not None and not validation else None)
+        if bad is not None:
+            verdict = nonfinite(bad, self.watch, self.hub.trainer.train_dataloader, validation)
+            self._say(verdict.code, verdict, None if self._remedy is None or validation else LEFT_OUT, bad.step)
 
     # ------------------------------------------------------------------ the standardisation
 

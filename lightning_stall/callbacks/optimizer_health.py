@@ -20,6 +20,7 @@ LOOK = 32  # optimizer steps in which the handling of gradients is watched at ev
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
 HUGE = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
 DEAD = 0.01  # share of its height under which a learning rate is spent
+IDLE = 0.2  # share of all weights that may stand untrained and without gradient
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
 
@@ -140,6 +141,7 @@ class OptimizerHealth(StallCallback):
         if not self.first_norms:
             self.first_norms = self._norms()
         self._look_at_what_is_held()
+        self._look_at_what_is_idle()
         self._look_at_clearing()
         self._look_at_replicas()
 
@@ -152,7 +154,10 @@ class OptimizerHealth(StallCallback):
         values = {"stall/rate/schedule": self.rate}
         if self.medians:
             finite = [r for r in self.ratios.values() if math.isfinite(r)]
-            values |= {"stall/updates/median_ratio": self.medians[-1], "stall/updates/largest_ratio": max(finite)}
+            values |= {
+                "stall/updates/median_ratio": self.medians[-1],
+                "stall/updates/largest_ratio": max(finite, default=0.0),
+            }
         if self.cosines:
             values["stall/updates/overshoot"] = self.cosines[-1]
         return values
@@ -187,7 +192,10 @@ class OptimizerHealth(StallCallback):
     def _read(self) -> None:
         hub = self.hub
         self.ratios = hub.readings.update_ratios()
-        moved = [r for r in self.ratios.values() if 0 < r < math.inf]
+        names, params = hub.readings.named(hub.readings.optimizers[0])
+        # a bias starts near zero, so that its first steps are many times its size in any run
+        matrices = {n for n, p in zip(names, params, strict=True) if p.ndim >= 2}
+        moved = [r for n, r in self.ratios.items() if n in matrices and 0 < r < math.inf]
         if moved:
             self.medians.append(median(moved))
             del self.medians[:-8]
@@ -232,6 +240,33 @@ class OptimizerHealth(StallCallback):
             statistical=not fresh and not hidden,
             evidence={"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / max(total, 1))},
             where=where,
+        )
+
+    def _look_at_what_is_idle(self) -> None:
+        """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
+        if self.hub.step not in (8, 16) or not self._with_grad:
+            return
+        idle = []
+        for name, module in self.hub.module.named_modules():
+            own = [p for p in module.parameters(recurse=False)]
+            if own and not any(id(p) in self._with_grad for p in own) and untrained(module):
+                idle.append((plain_name(name), sum(p.numel() for p in own), not any(p.requires_grad for p in own)))
+        total = sum(p.numel() for p in self.hub.module.parameters())
+        count = sum(n for _, n, _ in idle)
+        if not idle or count < IDLE * total:
+            return
+        frozen = sum(f for _, _, f in idle)
+        how = "frozen" if frozen == len(idle) else "cut off from the loss" if not frozen else "frozen or cut off"
+        self.tell(
+            "parameters-not-optimized",
+            f"{len(idle)} layers with {100 * count / total:.0f} % of all weights are {how} and still hold what torch's "
+            f"initialisation drew; up to {100 * IDLE:.0f} % might be meant.",
+            advice="Train them, or load the weights they should have:\n\n    module.requires_grad_(True)\n\n"
+            "Look for `detach()`, `torch.no_grad()` and `requires_grad = False` on the way from them to the loss.",
+            severity="critical",
+            statistical=True,
+            evidence={"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / total)},
+            where=[name for name, _, _ in idle],
         )
 
     def _look_at_clearing(self) -> None:
@@ -323,7 +358,7 @@ class OptimizerHealth(StallCallback):
         above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
         absurd = first > 0.5 and state in ("stalled", "never learned")
         wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
-        too_far = first > HUGE or ratio > HUGE or overshoot > 0.3
+        too_far = first > HUGE or ratio > HUGE or (overshoot > 0.3 and ratio > 0.2 * HUGE)
         if wild and too_far:
             strength = (
                 0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > 0.3) + 0.2 * (ratio > 2 * HUGE)

@@ -125,7 +125,7 @@ LOSS: tuple[Entry, ...] = (
         code="missing-nonlinearity",
         title="Linear layers with nothing between them",
         kind="cause",
-        callbacks=("ActivationHealth",),
+        callbacks=("LossCheck",),
         means="Linear layers are stacked with no activation between them.",
         why="""
             A linear map of a linear map is again one linear map, so the stack can represent no more than a single

@@ -21,6 +21,7 @@ from lightning_stall.measure.losses import recognise
 FIRST = 32  # batches that are all measured; of smaller ones, as many as hold 256 samples
 LEAST_ROWS = 256
 LONGEST = 128
+MOST_TERMS = 8
 SUSPICIOUS = 30.0  # times the usual extreme, at which the row is looked for
 
 
@@ -59,6 +60,7 @@ class BatchWatch:
     extremes: dict[str, ExtremeHistory] = field(default_factory=dict)
     labels: LabelWatch = field(default_factory=LabelWatch)
     overlap: Overlap = field(default_factory=Overlap)
+    terms: dict[int, LabelWatch] = field(default_factory=dict)  # of a weighed sum of built-in losses, by place
     soft: SoftTargets | None = None
     guessed: FieldWatch | None = None  # a float field that may be the target, where the loss does not tell
     bad: BadBatch | None = None  # the first of this window, on the CPU
@@ -133,7 +135,10 @@ class BatchWatch:
         self.plain = self.plain and seen is not None
         if seen is not None:
             self.labels.update(seen, keep_rows)
-        elif self.measured <= FIRST and (target := soft_target(loss)) is not None and self.roles.certain:
+            return
+        for place, term in enumerate(loss_terms(loss)[:MOST_TERMS]):
+            self.terms.setdefault(place, LabelWatch()).update(term, False)
+        if self.measured <= FIRST and (target := soft_target(loss)) is not None and self.roles.certain:
             sums = target.detach().float().sum(1)
             hard = ((target == 0) | (target == 1)).all().float()
             numbers = torch.stack([sums.mean(), sums.std(correction=0), hard, target.min().float()])

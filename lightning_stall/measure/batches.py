@@ -164,7 +164,7 @@ def soft_target(loss: Tensor) -> Tensor | None:
                 values = product._saved_other if product.next_functions[0][0] is not None else product._saved_self
             except (RuntimeError, AttributeError):  # freed, or packed by checkpointing
                 return None
-            return values if isinstance(values, Tensor) and values.ndim > 1 else None
+            return values if isinstance(values, Tensor) and values.ndim > 1 and values.shape[1] > 1 else None
     return None
 
 

@@ -14,7 +14,7 @@ WIDEST = 512  # columns of a table that are looked at one by one
 MOST_CHANNELS = 16
 ELEMENTS = 1 << 18  # of one batch; of larger ones the first rows are read
 ROWS = 512  # kept of all
-ROWS_A_BATCH = 32
+ROWS_A_BATCH = 128
 HISTORY = 256  # batches whose extremes are remembered
 STILL = 1e-6  # change of a value, relative to the largest, that is none
 
@@ -156,7 +156,7 @@ class FieldWatch:
 
 
 def sample_rows(x: Tensor) -> Tensor:
-    """The first 32 samples as rows (n, at most 512), wide ones read at an even stride."""
+    """The first 128 samples as rows (n, at most 512), wide ones read at an even stride."""
     rows = x.detach()[:ROWS_A_BATCH].reshape(min(len(x), ROWS_A_BATCH), -1).float()
     stride = -(-rows.shape[1] // WIDEST)
     return rows[:, ::stride].clone()

@@ -15,9 +15,9 @@ from torch.nn import Module
 
 # bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
 _SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
-# The CPU adds up in one float32 sum: of ten million numbers it is off by 4e-4, of bfloat16's round ones by more
-LONG = 4096  # elements that it may add up so
-ROW = 1024  # and how many at a time beyond that
+# The CPU adds up in one float32 sum, which is off by 1e-7 for a thousand numbers and by 4e-4 for ten million
+LONG = 16384  # elements that it may add up so; beyond, row by row
+ROW = 1024  # elements
 
 
 def gradient_norms(
@@ -35,12 +35,17 @@ def gradient_norms(
         Tensor of shape (len(grads),), float32. A non-finite gradient gives a non-finite norm.
     """
     present = [g for g in grads if g is not None]
-    norms = _packed(present, device)
+    norms = _norms_of_plain(present)
+    plain = norms is not None
+    if norms is None:
+        norms = _norms_of_any(present, device)
+    elif device is not None:
+        norms = norms.to(device, non_blocking=True)
     if len(present) < len(grads):
         where = tuple(i for i, g in enumerate(grads) if g is not None)
         full = torch.zeros(len(grads), device=norms.device)
         norms = full.index_copy_(0, _index(where, norms.device), norms) if where else full
-    if copies is not None or _any_dtensor(present):
+    if copies is not None or (not plain and any(is_dtensor(g) for g in present)):
         norms = _over_ranks(norms, [_copies(g, copies) for g in grads])
     return norms
 
@@ -82,17 +87,23 @@ def shard_copies(model: Module) -> float | None:
 # ---------------------------------------------------------------------- one rank
 
 
-def _packed(grads: list[Tensor], device: torch.device | None) -> Tensor:
-    """Norms of what this rank holds, as one vector."""
+def _norms_of_plain(grads: list[Tensor]) -> Tensor | None:
+    """Norms of ordinary tensors of one type on one device, as one vector; None for any others."""
+    if not grads:
+        return None
+    dtype = grads[0].dtype
+    if dtype not in _SUMMED_IN_FLOAT32 or not all(type(g) is Tensor and g.dtype is dtype for g in grads):
+        return None
+    try:
+        return torch.stack(list(_norms(grads)))
+    except RuntimeError:  # a sparse one, or one on another device, among them
+        return None
+
+
+def _norms_of_any(grads: list[Tensor], device: torch.device | None) -> Tensor:
+    """Norms of what this rank holds of any tensors, as one vector."""
     if not grads:
         return torch.zeros(0, device=device)
-    first, dtype = grads[0], grads[0].dtype
-    if type(first) is Tensor and dtype in _SUMMED_IN_FLOAT32 and all(g.dtype is dtype for g in grads):
-        try:
-            norms = torch.stack(list(_norms(grads)))
-            return norms if device is None else norms.to(device, non_blocking=True)
-        except (RuntimeError, TypeError):  # a sparse one, a DTensor or another device among them
-            pass
     values = [_dense(g) for g in grads]
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, v in enumerate(values):
@@ -125,7 +136,8 @@ def _norms(values: list[Tensor]) -> Sequence[Tensor]:
     if dtype is torch.float64:
         return [n.float() for n in torch._foreach_norm(values)]
     if values[0].device.type == "cpu" and any(v.numel() > LONG for v in values):
-        return [_by_rows(v) if v.numel() > LONG else _norms([v])[0] for v in values]
+        short = iter(_norms([v for v in values if v.numel() <= LONG]) if any(v.numel() <= LONG for v in values) else ())
+        return [_by_rows(v) if v.numel() > LONG else next(short) for v in values]
     if dtype is torch.float32:
         return torch._foreach_norm(values)
     return torch._foreach_norm(values, 2, dtype=torch.float32)
@@ -136,8 +148,10 @@ def _by_rows(value: Tensor) -> Tensor:
     flat = value.flatten()
     whole = flat.numel() // ROW * ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=torch.float32)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float32)
-    return torch.hypot(torch.linalg.vector_norm(rows), rest)
+    norm = torch.linalg.vector_norm(rows)
+    if whole == flat.numel():
+        return norm
+    return torch.hypot(norm, torch.linalg.vector_norm(flat[whole:], dtype=torch.float32))
 
 
 _INDEX: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
@@ -154,11 +168,6 @@ def _index(present: tuple[int, ...], home: torch.device) -> Tensor:
 
 
 # ---------------------------------------------------------------------- all ranks
-
-
-def _any_dtensor(grads: list[Tensor]) -> bool:
-    """Whether any is a DTensor. Ranks agree: a strategy that makes them makes them everywhere."""
-    return any(type(g) is not Tensor and is_dtensor(g) for g in grads)
 
 
 def _copies(grad: Tensor | None, plain: float | None) -> float:

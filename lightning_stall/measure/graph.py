@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -53,3 +54,32 @@ def leaves(loss: Tensor) -> list[Parameter]:
         if isinstance(variable, Parameter):
             found[id(variable)] = variable
     return list(found.values())
+
+
+def saved(node: Node, name: str) -> Tensor | None:
+    """A tensor that autograd keeps for the backward pass; None where it cannot be had without running anything."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+        return None  # packed by checkpointing (to read it would run the forward pass again), or too old to tell
+    try:
+        value = getattr(node, f"_saved_{name}")
+    except RuntimeError:  # freed, or changed in place since
+        return None
+    return value if isinstance(value, Tensor) and value.layout is torch.strided else None
+
+
+def in_front(node: Node, far: int = 12) -> tuple[int, bool]:
+    """Id of the nearest parameter in front of a node, and whether the layer that holds it is a convolution."""
+    queue, convolution = [node], False
+    for _ in range(far):
+        following: list[Any] = []
+        for n in queue:
+            convolution = convolution or "Convolution" in n.name()
+            for child, _ in n.next_functions:
+                if child is None:
+                    continue
+                if hasattr(child, "variable"):
+                    return id(child.variable), convolution
+                following.append(child)
+        queue = following[:8]
+    return 0, convolution

@@ -58,6 +58,7 @@ class Board:
     wanted: Tensor  # (1,) uint8: whether samples are wanted
     names: list[str]  # of the G generators, the last of them the samples themselves
     folder: str  # for stacks
+    judged: bool = False  # whether its states have been compared
 
     @classmethod
     def make(cls, workers: int, names: list[str], folder: str) -> Board:

@@ -60,7 +60,6 @@ class PipelineRun:
         self._sampler: StackSampler | None = None
         self._alike = AlikeWatch()
         self._alike_told = False
-        self._judged: set[int] = set()  # boards that it has seen
         self._epoch_over = False
         self.dog = Watchdog(self.clock, self._look_at_workers, on_hang, floor=hang_floor, interrupt=interrupt)
         try:
@@ -123,7 +122,8 @@ class PipelineRun:
             return told, gone
         seen, self._recent = self._recent, Window()
         idle, self._idle = self._idle, [0.0, 0.0]
-        self.device_idle = idle[0] / idle[1] if self.gaps is not None and idle[1] > 0 else None
+        # no event of the device has come back yet: nothing is known against it
+        self.device_idle = None if self.gaps is None else idle[0] / max(idle[1], 1e-9)
         loaders = self.loaders
         crowding = self._crowd(loaders)
         self.verdict.update(seen, self._fair(seen), self.device_idle, crowding)
@@ -248,9 +248,10 @@ class PipelineRun:
             board = self.watch.board(loader.it)
             if board is None or loader.workers < 2 or self._alike_told:
                 continue
-            if id(board) in self._judged or not (self._epoch_over or board.batches() >= BATCHES):
+            done = board.batches() >= BATCHES or (self._epoch_over and not loader.persistent)
+            if board.judged or not done:
                 continue
-            self._judged.add(id(board))
+            board.judged = True
             self._alike.add(board.moves())
             found = self._alike.found(same_samples=loader.iterable)
             if found is not None:
@@ -283,11 +284,13 @@ class PipelineRun:
         return lines, stacks
 
     def say_hang(self, hang: Hang, rank: int) -> Saying:
-        """A hang as it is told; the whole report goes to standard error of this rank at once."""
-        print(f"lightning_stall, rank {rank}: {hang.code}\n{hang.report()}", file=sys.stderr, flush=True)
+        """A hang as it is told; of several ranks each prints its own report at once, for they cannot meet any more."""
+        alone = self.trainer.world_size == 1
+        if not alone:
+            print(f"lightning_stall, rank {rank}: {hang.code}\n{hang.report()}", file=sys.stderr, flush=True)
         return Saying(
             hang.code,
-            hang.report() if self.processes == 1 else hang.summary(),
+            hang.report() if alone else hang.summary(),
             severity="warning" if hang.first else "critical",
             evidence={"seconds": hang.seconds, "deadline": hang.deadline, "batches": float(hang.batches)},
             where=[hang.phase, *hang.workers[:1]],

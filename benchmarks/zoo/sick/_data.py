@@ -131,7 +131,7 @@ def first_sign(samples: int = 1200, length: int = 100) -> Split:
 
 @cache
 def messages(samples: int = 1600, length: int = 16, words: int = 24) -> Split:
-    """Token rows (N, length) with 0 as padding; the class (0 to 3) is the group of eight-less-two most of them are of."""
+    """Token rows (N, length), 0 as padding; the class (0 to 3) is the group of words that most of a row are of."""
     rng = torch.Generator().manual_seed(0)
     y = torch.randint(0, 4, (samples,), generator=rng)
     size = (words - 1) // 4

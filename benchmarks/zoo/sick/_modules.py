@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,7 +83,7 @@ class Regressor(LightningModule):
 def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers of these widths with `act` between them."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for fan_in, fan_out in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(fan_in, fan_out), act()]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 

@@ -155,10 +155,11 @@ def _clipped_cnn(seed: int, clip: float) -> Training:
     torch.manual_seed(seed)
     split = digits().shaped(1, 8, 8)
     trainer = {"max_epochs": 10, "gradient_clip_val": clip}
-    return Training(Classifier(small_cnn(), sgd(0.1)), split.train(32), accuracy(split), split.val(), trainer)
+    module = Classifier(small_cnn(), sgd(0.05, momentum=0.5))
+    return Training(module, split.train(32), accuracy(split), split.val(), trainer)
 
 
-@sick("digits-cnn-clip-1e-4", "cnn", "clipping-too-tight", twin=lambda seed: _clipped_cnn(seed, 5.0))
+@sick("digits-cnn-clip-1e-4", "cnn", "clipping-too-tight", twin=lambda seed: _clipped_cnn(seed, 2.0))
 def digits_cnn_clip(seed: int) -> Training:
     return _clipped_cnn(seed, 1e-4)
 

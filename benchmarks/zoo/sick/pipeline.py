@@ -82,7 +82,7 @@ def _remote(seed: int, latency: float) -> Training:
     split = waves()
     loader = DataLoader(Remote(split, latency), batch_size=24, shuffle=True)
     module = Regressor(Recurrent(nn.GRU(1, 16, batch_first=True), 1), adam(5e-3))
-    return Training(module, loader, r2(split), split.val(), {"max_epochs": 5})
+    return Training(module, loader, r2(split), split.val(), {"max_epochs": 4})
 
 
 @sick(
@@ -93,7 +93,7 @@ def _remote(seed: int, latency: float) -> Training:
     note="scores are equal; wall time differs",
 )
 def waves_remote(seed: int) -> Training:
-    return _remote(seed, 0.002)
+    return _remote(seed, 0.0015)
 
 
 def _count_one_by_one(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -274,7 +274,7 @@ def _simulated(seed: int, own: bool) -> Training:
     x = torch.rand(500, 4, generator=torch.Generator().manual_seed(3)) * 4 - 2
     y = torch.tensor([[swing(*row)] for row in x.tolist()])
     split = Split(x, y, x, y)
-    loader = DataLoader(Simulator(128, own), batch_size=16, num_workers=2)
+    loader = DataLoader(Simulator(64, own), batch_size=8, num_workers=2)
     return Training(Regressor(mlp(4, 64, 64, 1), adam(3e-3)), loader, r2(split), split.val(), {"max_epochs": 30})
 
 

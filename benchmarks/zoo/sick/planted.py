@@ -99,7 +99,7 @@ def all_frozen_but_a_bias(seed: int) -> Training:
 def slow_loader(seed: int) -> Training:
     training, split = _tiny(seed), friedman()
     training.train = DataLoader(Slow(split.x, split.y, 0.0005), batch_size=32, shuffle=True)
-    training.trainer["max_epochs"] = 10
+    training.trainer["max_epochs"] = 8
     return training
 
 

@@ -1,4 +1,4 @@
-"""Rates that are taken away too early, runs that are too short or too long, and regularisation that outweighs learning."""
+"""Rates that decay too early, runs that are too short or too long, regularisation that outweighs learning."""
 
 from __future__ import annotations
 

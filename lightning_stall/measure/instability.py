@@ -1,0 +1,167 @@
+"""Which operation made the first value that is no number, from the graph of the loss and what autograd keeps there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_stall.measure.graph import in_front, nodes, saved
+
+
+@dataclass(frozen=True)
+class Instability:
+    """An operation that finite values went into, and that gave, or whose gradient is, none.
+
+    Attributes:
+        operation: what was computed, as in "log of a value that is not positive".
+        mend: an expression that would have been safe.
+        source: id of the nearest parameter in front of it, 0 where there is none.
+        order: autograd's number of the node; the smallest came first.
+    """
+
+    operation: str
+    mend: str
+    source: int
+    order: int
+
+
+Rule = Callable[[Any, bool], "tuple[str, str] | None"]
+
+
+def find(loss: Tensor, in_gradient: bool = False) -> Instability | None:
+    """The first such operation in the forward pass. Waits for the device: call it when the damage is known.
+
+    Args:
+        loss: before its backward pass.
+        in_gradient: the loss is finite and a gradient is not: look for slopes that are infinite, too.
+    """
+    found = []
+    for node in nodes(loss.grad_fn):
+        rule = _rule(node.name())
+        verdict = rule(node, in_gradient) if rule is not None else None
+        if verdict is not None:
+            found.append(Instability(*verdict, source=in_front(node)[0], order=node._sequence_nr()))
+    return min(found, key=lambda i: i.order) if found else None
+
+
+def _rule(name: str) -> Rule | None:
+    if name.startswith("ScaledDotProduct"):
+        return _attention
+    return _RULES.get(name)
+
+
+def _has(values: Tensor | None) -> bool:
+    return values is not None and bool(values.any())
+
+
+def _log(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x = saved(node, "self")
+    if x is not None and _has(x <= 0):
+        return "the logarithm of a value that is not positive", "torch.log(x.clamp_min(1e-6))"
+    return None
+
+
+def _log1p(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x = saved(node, "self")
+    if x is not None and _has(x <= -1):
+        return "log1p of a value of -1 or less", "torch.log1p(x.clamp_min(-1 + 1e-6))"
+    return None
+
+
+def _div(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x = saved(node, "other")
+    return ("a division by 0", "x / y.clamp_min(1e-6)") if x is not None and _has(x == 0) else None
+
+
+def _reciprocal(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    return ("a division by 0", "1 / y.clamp_min(1e-6)") if y is not None and _has(y.isinf()) else None
+
+
+def _exp(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    if y is not None and _has(y.isinf()):
+        return "an exponential that overflows", "torch.exp(x.clamp_max(20))  # or torch.logsumexp, log_softmax"
+    return None
+
+
+def _sqrt(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    if y is None:
+        return None
+    if not in_gradient and _has(y.isnan()):
+        return "the square root of a negative value", "torch.sqrt(x.clamp_min(1e-6))"
+    if in_gradient and _has(y == 0):
+        return "a square root at 0, whose slope is infinite", "torch.sqrt(x + 1e-6)"
+    return None
+
+
+def _rsqrt(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    if y is not None and _has(~y.isfinite()):
+        return "one over the square root of a value that is not positive", "torch.rsqrt(x.clamp_min(1e-6))"
+    return None
+
+
+def _pow(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x, exponent = saved(node, "self"), getattr(node, "_saved_exponent", None)
+    if x is None or not isinstance(exponent, int | float):
+        return None
+    if (exponent < 0 or (in_gradient and 0 < exponent < 1)) and _has(x == 0):
+        return f"0 to the power of {exponent:g}", f"(x + 1e-6) ** {exponent:g}"
+    if exponent != int(exponent) and _has(x < 0):
+        return f"a negative value to the power of {exponent:g}", f"x.clamp_min(1e-6) ** {exponent:g}"
+    return None
+
+
+def _std(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    if y is not None and _has((y == 0) if in_gradient else y.isnan()):
+        return "a standard deviation of equal values, whose slope is infinite", "(x.var(0) + 1e-6).sqrt()"
+    return None
+
+
+def _softmax(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    y = saved(node, "result")
+    if y is not None and _has(y.isnan()):
+        return "a softmax over a row that is all -inf, or overflowed", "scores.masked_fill(mask, -1e4)"
+    return None
+
+
+def _attention(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    query = saved(node, "query")
+    for name in ("output", "out"):
+        y = saved(node, name)
+        if y is not None and query is not None and _has(y.isnan()) and not _has(query.isnan()):
+            return "attention over a row that is all masked", "let each row attend to itself at least"
+    return None
+
+
+def _arc(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x = saved(node, "self")
+    if x is not None and _has(x.abs() >= 1 if in_gradient else x.abs() > 1):
+        return "an arc cosine or sine at or beyond 1", "torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))"
+    return None
+
+
+_RULES: dict[str, Rule] = {
+    "LogBackward0": _log,
+    "Log2Backward0": _log,
+    "Log10Backward0": _log,
+    "Log1PBackward0": _log1p,
+    "DivBackward0": _div,
+    "ReciprocalBackward0": _reciprocal,
+    "ExpBackward0": _exp,
+    "Expm1Backward0": _exp,
+    "SqrtBackward0": _sqrt,
+    "RsqrtBackward0": _rsqrt,
+    "PowBackward0": _pow,
+    "StdBackward0": _std,
+    "SoftmaxBackward0": _softmax,
+    "LogSoftmaxBackward0": _softmax,
+    "AcosBackward0": _arc,
+    "AsinBackward0": _arc,
+}
