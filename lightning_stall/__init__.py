@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 from lightning_stall.version import __version__
 
 if TYPE_CHECKING:
-    from lightning_stall.callback import StallCallback
-    from lightning_stall.callbacks.gradient_health import GradientHealth
-    from lightning_stall.catalogue import explain
-    from lightning_stall.finding import Cause, Finding
+    from lightning_stall.callback import StallCallback as StallCallback
+    from lightning_stall.callbacks.activation_health import ActivationHealth as ActivationHealth
+    from lightning_stall.callbacks.auto_clip import AutoClip as AutoClip
+    from lightning_stall.callbacks.batchnorm_guard import BatchNormBatchSizeGuard as BatchNormBatchSizeGuard
+    from lightning_stall.callbacks.data_starvation import DataStarvationMonitor as DataStarvationMonitor
+    from lightning_stall.callbacks.gradient_health import GradientHealth as GradientHealth
+    from lightning_stall.callbacks.input_health import InputHealth as InputHealth
+    from lightning_stall.callbacks.loss_check import LossCheck as LossCheck
+    from lightning_stall.callbacks.optimizer_health import OptimizerHealth as OptimizerHealth
+    from lightning_stall.callbacks.plateau_watch import PlateauWatch as PlateauWatch
+    from lightning_stall.callbacks.stall_report import StallReport as StallReport
+    from lightning_stall.catalogue import explain as explain
+    from lightning_stall.family import stall_callbacks as stall_callbacks
+    from lightning_stall.finding import Cause as Cause
+    from lightning_stall.finding import Finding as Finding
 
 # Imported on first use: `lightning-stall explain CODE` must not wait seconds for torch.
 _WHERE = {

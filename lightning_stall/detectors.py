@@ -6,6 +6,7 @@ it is reset, shown and kept in a checkpoint without further code. Every duration
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -154,3 +155,62 @@ class Trend(Detector):
             return False
         third = self.window // 3
         return median(self.values[-third:]) > self.factor * median(self.values[:third])
+
+
+@dataclass
+class Overfitting(Detector):
+    """Holds once a validation loss has risen from its best for `patience` validations while training went on falling.
+
+    The rise must be `rise` of the best, and three times what validations differ by from one to the next, so that one bad
+    epoch, or a noisy metric, is none. `update` takes the training loss of the same moment beside it.
+    """
+
+    patience: int = 3
+    rise: float = 0.1
+    values: list[float] = field(default_factory=list, init=False)
+    trains: list[float] = field(default_factory=list, init=False)
+
+    def update(self, value: float, train: float = math.nan) -> bool:
+        self.values.append(value)
+        self.trains.append(train)
+        if len(self.values) > 512:  # the best is kept: what goes is the oldest that is not
+            drop = 1 if self.values.index(min(self.values)) == 0 else 0
+            del self.values[drop], self.trains[drop]
+        if self.since < self.patience or len(self.values) < self.patience + 2:
+            return False
+        fell = self.train_now < self.train_then - 0.1 * abs(self.train_then)
+        latest = self.values[-self.patience :]
+        return fell and min(latest) > self.best + self.allowed
+
+    @property
+    def best(self) -> float:
+        """The least value so far."""
+        return min(self.values)
+
+    @property
+    def since(self) -> int:
+        """Validations since the best."""
+        return len(self.values) - 1 - self.values.index(self.best)
+
+    @property
+    def recent(self) -> float:
+        """Median of the last `patience` values."""
+        return median(self.values[-self.patience :])
+
+    @property
+    def allowed(self) -> float:
+        """The rise that passes for noise."""
+        jumps = [b - a for a, b in itertools.pairwise(self.values)]
+        middle = median(jumps)
+        noise = 1.4826 * median([abs(j - middle) for j in jumps]) / math.sqrt(2)
+        return max(self.rise * abs(self.best), 3 * noise)
+
+    @property
+    def train_then(self) -> float:
+        """Training loss at the best validation."""
+        return self.trains[self.values.index(self.best)]
+
+    @property
+    def train_now(self) -> float:
+        """Training loss now."""
+        return self.trains[-1]

@@ -36,9 +36,6 @@ def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list
     codes = check_codes(mute)
     made: list[StallCallback] = []
     for module, name in FAMILY:
-        try:
-            cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
-        except ModuleNotFoundError:
-            continue
+        cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
         made.append(cls(mute=codes) if name == "StallReport" else cls(auto_remedy=auto_remedy, mute=codes))
     return made

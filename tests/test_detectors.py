@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_stall.detectors import Detector, Oscillation, Plateau, Spike, Sustained, Trend
+from lightning_stall.detectors import Detector, Oscillation, Overfitting, Plateau, Spike, Sustained, Trend
 
 
 def holds(detector: Detector, series: list[float]) -> list[int]:
@@ -80,3 +80,15 @@ def test_state_goes_on_exactly(make, series: list[float], cut: int) -> None:  # 
     got += [second.update(v) for v in series[cut:]]
     assert got == expected
     assert second.state_dict() == whole.state_dict()
+
+
+def test_overfitting_needs_more_than_a_bad_epoch() -> None:
+    def holds_at(validation: list[float], train: list[float]) -> list[int]:
+        watch = Overfitting()
+        return [i for i, (v, t) in enumerate(zip(validation, train, strict=True)) if watch.update(v, t)]
+
+    falling = [1.0 / (i + 1) for i in range(12)]
+    assert holds_at([1, 0.8, 0.6, 0.5, 0.55, 0.62, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2], falling) == [8, 9, 10, 11]
+    assert holds_at([1, 0.8, 0.6, 0.5, 0.9, 0.5, 0.48, 0.47, 0.47, 0.46, 0.46, 0.45], falling) == []
+    assert holds_at([1, 0.8, 0.6, 0.5, 0.55, 0.62, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2], [0.3] * 12) == []
+    assert holds_at([0.5, 0.9, 0.4, 1.0, 0.5, 0.9, 0.6, 1.1, 0.5, 0.8, 0.6, 1.0], falling) == []

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from lightning_stall.callback import StallCallback
-from lightning_stall.detectors import Plateau
+from lightning_stall.detectors import Overfitting, Plateau
 from lightning_stall.errors import require
 from lightning_stall.outcome import LossCurve
 from lightning_stall.remedies import WeightsSnapshot
 from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
+LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
+STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 LOST = 3  # optimizer steps in a row without a finite loss after which the weights are given up
 MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
 
@@ -23,7 +26,8 @@ Reason = Literal["loss-plateau", "loss-diverging", "loss-oscillating"]
 
 
 class PlateauWatch(StallCallback):
-    """Tells loss-plateau, never-learned, loss-diverging and loss-oscillating; may reduce the learning rate.
+    """Tells loss-plateau, never-learned, loss-diverging, loss-oscillating, overfitting and, at the end,
+    training-too-short; may reduce the learning rate.
 
     Without `monitor` it judges the training loss: against its noise, its own past and, where the loss is a built-in one,
     a constant predictor. With `monitor` a plateau of that metric counts too.
@@ -51,7 +55,14 @@ class PlateauWatch(StallCallback):
         MisconfigurationException: for a value out of these ranges.
     """
 
-    codes = ("loss-plateau", "never-learned", "loss-diverging", "loss-oscillating")
+    codes = (
+        "loss-plateau",
+        "never-learned",
+        "loss-diverging",
+        "loss-oscillating",
+        "overfitting",
+        "training-too-short",
+    )
     shares = ("monitor",)
 
     def __init__(
@@ -99,6 +110,7 @@ class PlateauWatch(StallCallback):
         self.warned = False
         self.good = WeightsSnapshot()
         self.good_curve: dict[str, Any] = {}
+        self.overfit: dict[str, Overfitting] = {}  # by validation loss
         self.undone = 0  # reductions taken back: each doubles the patience with plateaus
 
     def identity(self) -> dict[str, Any]:
@@ -115,6 +127,14 @@ class PlateauWatch(StallCallback):
 
     def validated(self) -> None:
         self.fresh = True
+        hub = self.hub
+        if hub.curve.n < MEASURE:
+            return
+        level = hub.curve.level(max(MEASURE, hub.curve.n // 20))
+        for name, value in validation_losses(hub.trainer).items():
+            watch = self.overfit.setdefault(name, Overfitting())
+            if watch.update(value, level):
+                self._tell_overfitting(name, watch)
 
     def epoch_end(self) -> None:
         self.fresh = True
@@ -145,6 +165,7 @@ class PlateauWatch(StallCallback):
         if self.fresh and self.monitor is not None:
             self._read_monitor()
         self._tell_outcome()
+        self._tell_too_short()
 
     def share(self) -> Mapping[str, float]:
         if self.monitor is not None:
@@ -168,13 +189,19 @@ class PlateauWatch(StallCallback):
 
     def state(self) -> dict[str, Any]:
         kept = ("scale", "seen_at", "changed_at", "was_flat", "level_before", "rests_until", "value", "undone")
-        return {**{name: getattr(self, name) for name in kept}, "plateau": self.plateau.state_dict()}
+        state = {name: getattr(self, name) for name in kept}
+        overfit = {name: watch.state_dict() for name, watch in self.overfit.items()}
+        return {**state, "plateau": self.plateau.state_dict(), "overfit": overfit}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._reset()
         for name, value in state.items():
             if name == "plateau":
                 self.plateau.load_state_dict(value)
+            elif name == "overfit":
+                for metric, kept in value.items():
+                    self.overfit[metric] = Overfitting()
+                    self.overfit[metric].load_state_dict(kept)
             else:
                 setattr(self, name, value)
 
@@ -196,6 +223,39 @@ class PlateauWatch(StallCallback):
             # a flat loss may be the noise floor of the task: only a cause can tell, so it stays a note
             severity: Literal["info", "warning"] = "info" if state == "stalled" else "warning"
             self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
+
+    def _tell_overfitting(self, name: str, watch: Overfitting) -> None:
+        self.tell(
+            "overfitting",
+            f"`{name}` rose to {watch.recent:.4g} from its best of {watch.best:.4g}, {watch.since} validations ago, while the "
+            f"training loss went on falling from {watch.train_then:.4g} to {watch.train_now:.4g}; a rise of up to "
+            f"{watch.allowed:.2g} would pass for noise.",
+            evidence={
+                "best": watch.best,
+                "recent": watch.recent,
+                "validations_since": float(watch.since),
+                "train_then": watch.train_then,
+                "train_now": watch.train_now,
+            },
+            where=[name],
+        )
+
+    def _tell_too_short(self) -> None:
+        outcome, e = self.hub.outcome, self.hub.outcome.evidence
+        fall = -e.get("trend", 0.0)
+        if outcome.state != "learning" or fall < STEEP:
+            return
+        # a run that has explained most of its task may stop while it falls; one that has not has hardly begun
+        begun = e.get("explained", e.get("gain", 1.0)) < 0.5
+        self.tell(
+            "training-too-short",
+            f"The run ends after {self.hub.step} steps while the loss still falls: by {100 * fall:.2g} % of what there was to "
+            f"gain in its last quarter, to {_n(e, 'level')}; under {100 * STEEP:.0f} % would be an end.",
+            advice="Train longer:\n\n    trainer = Trainer(max_epochs="
+            f"{2 * (self.hub.epoch + 1)})\n\nor raise the learning rate, if the loss falls evenly.",
+            severity="warning" if begun else "info",
+            evidence=e,
+        )
 
     def _never_learned(self, e: Mapping[str, float]) -> str:
         against = ""
@@ -346,3 +406,12 @@ class PlateauWatch(StallCallback):
 
 def _n(evidence: Mapping[str, float], name: str) -> str:
     return f"{evidence.get(name, math.nan):.4g}"
+
+
+def validation_losses(trainer: Any) -> dict[str, float]:
+    """What the module logged in this validation under a metric name that says that less is better."""
+    results = getattr(trainer.fit_loop.epoch_loop.val_loop, "_results", {})
+    logged = {key.split(".", 1)[-1] for key in results if key.startswith(("validation_", "on_validation_"))}
+    metrics = trainer.callback_metrics
+    found = {name: metrics[name] for name in logged if LESS_IS_BETTER.search(name) and name in metrics}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -161,7 +161,6 @@ _RULES: dict[str, Rule] = {
     "PowBackward0": _pow,
     "StdBackward0": _std,
     "SoftmaxBackward0": _softmax,
-    "LogSoftmaxBackward0": _softmax,
     "AcosBackward0": _arc,
     "AsinBackward0": _arc,
 }
