@@ -206,13 +206,12 @@ class BufferSnapshot:
         self.kept = [(b, b.detach().clone()) for b in buffers if isinstance(b, Tensor)]
 
     def restore(self, bad: Tensor | bool) -> None:
-        """Put the copies back where `bad` is true; as a device scalar this needs no wait."""
+        """Put the copies back where `bad` is true, and where a statistic overflowed; on a device without a wait."""
         for buffer, copy in self.kept:
-            if isinstance(bad, bool):
-                if bad:
-                    buffer.copy_(copy)
-            else:
-                buffer.copy_(torch.where(bad.to(buffer.device, non_blocking=True), copy, buffer))
+            lost = torch.full((), bad, device=buffer.device) if isinstance(bad, bool) else bad.to(buffer.device)
+            if buffer.is_floating_point():
+                lost = lost | ~buffer.isfinite().all()
+            buffer.copy_(torch.where(lost, copy, buffer))
 
 
 @dataclass

@@ -22,6 +22,7 @@ class LeaveOut:
 
     module: Module
     skipped: int = 0  # steps left out, where the host knows
+    scaled: bool = False  # a GradScaler leaves such steps out by itself
     _control: StepControl = field(default_factory=StepControl)
     _buffers: BufferSnapshot = field(init=False)
 
@@ -42,7 +43,7 @@ class LeaveOut:
     def apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         """Leave this step out where `bad`, a device scalar, is true."""
         self._buffers.restore(bad)
-        if self._control.skip(optimizer, bad):
+        if not self.scaled and self._control.skip(optimizer, bad):
             self.skipped += 1
 
     def remove(self) -> None:

@@ -22,11 +22,22 @@ from lightning_stall.sinks.console import StallWarning
 
 
 def blobs(
-    samples: int = 512, features: int = 8, classes: int = 4, batch_size: int = 32, seed: int = 0, **loader: Any
+    samples: int = 512,
+    features: int = 8,
+    classes: int = 4,
+    batch_size: int = 32,
+    seed: int = 0,
+    draw: int = 0,
+    **loader: Any,
 ) -> DataLoader[Any]:
-    """A loader of well-separated Gaussian clusters: (N, features) float32 of unit scale, (N,) int64."""
+    """A loader of well-separated Gaussian clusters: (N, features) float32 of unit scale, (N,) int64.
+
+    `seed` places the clusters; another `draw` takes other samples of the same clusters, as a validation set needs.
+    """
     generator = torch.Generator().manual_seed(seed)
     centres = 2.0 * torch.randn(classes, features, generator=generator)
+    if draw:
+        generator = torch.Generator().manual_seed(1000 * seed + draw)
     y = torch.randint(classes, (samples,), generator=generator)
     x = centres[y] + torch.randn(samples, features, generator=generator)
     x = (x - x.mean(0)) / x.std(0)

@@ -97,7 +97,7 @@ def test_leaves_nothing_behind(cls: Any, make_trainer: Callable[..., Trainer]) -
     callback, module = cls(), Classifier(mlp(batchnorm=True))
     trainer = make_trainer([callback], max_epochs=1)
     before = hooks_left(module)
-    trainer.fit(module, blobs(), blobs(shuffle=False, seed=1))
+    trainer.fit(module, blobs(), blobs(shuffle=False, draw=1))
     assert callback.failed is None
     assert hooks_left(module) == before
     optimizer = trainer.optimizers[0]
@@ -189,7 +189,7 @@ def test_odd_trainers_work_without_a_word(make_trainer: Callable[..., Trainer], 
         settings["enable_model_summary"] = None
     with warnings.catch_warnings():
         warnings.simplefilter("error", StallWarning)
-        make_trainer(callbacks, **settings).fit(healthy(), blobs(), blobs(shuffle=False, seed=1))
+        make_trainer(callbacks, **settings).fit(healthy(), blobs(), blobs(shuffle=False, draw=1))
     assert [c.failed for c in callbacks] == [None] * len(callbacks)
     assert callbacks[-1].causes == []  # type: ignore[attr-defined]
 
@@ -305,7 +305,7 @@ def test_a_hook_without_a_verb_may_be_guarded(make_trainer: Callable[..., Traine
 
     mine = Mine()
     with pytest.warns(StallWarning, match="Mine failed"):
-        make_trainer([mine], max_epochs=2, num_sanity_val_steps=1).fit(healthy(), blobs(), blobs(shuffle=False, seed=1))
+        make_trainer([mine], max_epochs=2, num_sanity_val_steps=1).fit(healthy(), blobs(), blobs(shuffle=False, draw=1))
     assert mine.seen == 1, "not in the sanity check, and not after it failed"
 
 

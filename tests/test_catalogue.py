@@ -187,7 +187,7 @@ def test_explain_whole_page():
         """\
         missing-nonlinearity: Linear layers with nothing between them
         kind: cause (why training stalls)
-        said by: ActivationHealth
+        said by: LossCheck
 
         What it means
           Linear layers are stacked with no activation between them.
@@ -208,7 +208,7 @@ def test_explain_whole_page():
           Nothing: only a person can mend this. Follow the advice above.
 
         How to mute it
-              ActivationHealth(mute=("missing-nonlinearity",))
+              LossCheck(mute=("missing-nonlinearity",))
               stall_callbacks(mute=("missing-nonlinearity",))
         """
     )

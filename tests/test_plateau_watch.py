@@ -177,7 +177,7 @@ def test_a_monitored_metric_logged_late_is_seen() -> None:
 def test_validation_loss_and_a_maximised_metric() -> None:
     for monitor, mode in (("val_loss", "min"), ("val_loss", "max")):
         watcher = PlateauWatch(monitor=monitor, mode=mode, patience=30)  # type: ignore[arg-type]
-        watch(healthy(), blobs(), watcher, val=blobs(shuffle=False))
+        watch(healthy(), blobs(), watcher, val=blobs(shuffle=False, draw=1))
         assert 0 < watcher.value < 1
 
 
@@ -194,7 +194,7 @@ def test_tensor_rates_and_min_lr(make_trainer: Callable[..., Trainer], tensor_ra
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), torch.tensor(1.02) if tensor_rate else 1.02, foreach=False)
 
-    watcher = PlateauWatch(auto_remedy=True, factor=0.1, min_lr=0.5)
+    watcher = PlateauWatch(auto_remedy=True, factor=0.1, min_lr=0.5, rollback=False)
     watcher_report = watch(Mine(mlp()), blobs(), watcher, max_epochs=1)
     watcher._hub = watcher_report.hub
     watcher.hub.outcome = type(watcher.hub.outcome)("diverging", 5, {})

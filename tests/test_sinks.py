@@ -191,7 +191,6 @@ def test_tensorboard_holds_numbers_text_and_panels(tmp_path: Path) -> None:
         "stall/gradients/norm": [(11, 3.5), (12, 2.5)],
         "stall/gradients/layers/net.0": [(11, math.inf)],
         "stall/findings/exploding-gradients": [(12, 1.0)],
-        "stall/findings/vanishing-gradients": [(40, 0.0)],
         "stall/findings/nonfinite-loss": [(41, 2.0)],
     }
     ((step, text),) = texts(read, "stall/findings/nonfinite-loss/text")

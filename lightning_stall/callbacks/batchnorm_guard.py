@@ -157,6 +157,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._undo.clear()
         self._kept.batches.clear()
         self._rehearsal = None
+        self._rehearsal = None
 
     def numbers(self) -> Mapping[str, float]:
         seen, names = self.seen, [clean_tag(name) for name in self.seen.names]

@@ -118,8 +118,8 @@ class InputHealth(StallCallback):
             self.skipped = 0
             self.standardizer = Standardizer()
         self._first_epoch = hub.epoch
-        if self.auto_remedy and hub.readings.scaler is None:
-            self._remedy = LeaveOut(hub.module, self.skipped)
+        if self.auto_remedy:
+            self._remedy = LeaveOut(hub.module, self.skipped, hub.readings.scaler is not None)
         if self.standardizer.statistics:
             self.standardizer.install(hub.trainer.strategy, FITTING)
 

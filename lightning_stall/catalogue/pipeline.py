@@ -95,7 +95,7 @@ PIPELINE: tuple[Entry, ...] = (
 
                 loader = DataLoader(dataset, num_workers=4, multiprocessing_context="spawn")
         """,
-        remedy="`DataStarvationMonitor(auto_remedy=True)` ends the wait with an error that names the worker.",
+        remedy='`DataStarvationMonitor(hang_action="raise")` ends the wait with an error that names the worker.',
     ),
     Entry(
         code="training-hang",
@@ -125,7 +125,7 @@ PIPELINE: tuple[Entry, ...] = (
             Set `TORCH_DISTRIBUTED_DEBUG=DETAIL` in the environment to have mismatched collectives named.
         """,
         remedy="""
-            `DataStarvationMonitor(auto_remedy=True)` ends the wait with an error that carries the stacks, where the
+            `DataStarvationMonitor(hang_action="raise")` ends the wait with an error that carries the stacks, where the
             wait can be interrupted.
         """,
     ),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, SequentialSampler
 
 from lightning_stall.measure.batches import Field, Roles, batch_size, find_roles, loss_terms, match, soft_target
-from lightning_stall.measure.columns import ExtremeHistory, FieldWatch, extremes, row_of_largest
+from lightning_stall.measure.columns import ExtremeHistory, FieldWatch, extreme, extremes, is_table, row_of_largest
 from lightning_stall.measure.entries import Entry, EntryHooks
 from lightning_stall.measure.hashes import Overlap
 from lightning_stall.measure.labels import LabelWatch
@@ -82,13 +82,19 @@ class BatchWatch:
         for f in found:
             if not f.floating:
                 continue
-            largest = extremes(f.tensor)
             history = self.extremes.setdefault(f.name, ExtremeHistory())
-            history.add(step, epoch, batch_idx, largest)
-            if largest.device.type != "cpu":
+            if f.tensor.device.type != "cpu":
+                largest = extremes(f.tensor)
+                history.add(step, epoch, batch_idx, largest)
                 self.bad_here = ~torch.isfinite(largest).all() | self.bad_here
                 continue
-            peak = float(largest.max())  # NaN where any is
+            if is_table(f.tensor) and not history.even:
+                columns = extremes(f.tensor)
+                history.add(step, epoch, batch_idx, columns)
+                peak = float(columns.max())  # NaN where any is
+            else:
+                peak = extreme(f.tensor)
+                history.add(step, epoch, batch_idx, peak)
             if not math.isfinite(peak):
                 self.bad_here = True
                 if self.bad is None:
@@ -177,8 +183,10 @@ def recall(watch: BatchWatch, step: int) -> BadBatch | None:
     """The bad batch of an earlier step, as far as its extremes tell (on an accelerator the batch itself is gone)."""
     for name, history in watch.extremes.items():
         for at, epoch, batch_idx, largest in history.entries:
+            if at != step or not isinstance(largest, Tensor):
+                continue
             finite = torch.isfinite(largest)
-            if at == step and not bool(finite.all()):
+            if not bool(finite.all()):
                 columns = torch.nonzero(~finite).flatten().tolist() if len(largest) > 1 else []
                 return BadBatch(step, epoch, batch_idx, name, 1, -1, columns, len(largest), float("nan"))
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ NEAR_THE_LOSS = 96  # autograd nodes looked at for targets
 TARGET_NAMES = frozenset({"y", "label", "labels", "target", "targets", "tgt", "y_true", "gt", "ground_truth", "class"})
 
 
-@dataclass(frozen=True)
-class Field:
+_PLACES = tuple(f"batch[{i}]" for i in range(8))
+
+
+class Field(NamedTuple):
     """One tensor of a batch, named as one would reach it: `batch[0]`, `batch['image']`, `batch.x`."""
 
     name: str
@@ -33,13 +35,21 @@ class Field:
 
 def fields(batch: Any) -> list[Field]:
     """Every strided, non-empty tensor of a batch of any nesting, in order; at most 64, six levels deep."""
+    if type(batch) is list or type(batch) is tuple:  # what nearly every loader gives, at a tenth of the cost
+        flat = [Field(n, t) for n, t in zip(_PLACES, batch, strict=False) if type(t) is Tensor and _usable(t)]
+        if len(flat) == len(batch):
+            return flat
     found: list[Field] = []
     for name, tensor in _walk(batch, "batch", DEPTH):
-        if tensor.layout is torch.strided and tensor.numel() and not tensor.is_complex():
+        if _usable(tensor):
             found.append(Field(name, tensor))
         if len(found) == MOST_FIELDS:
             break
     return found
+
+
+def _usable(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.numel() > 0 and not tensor.is_complex()
 
 
 def _walk(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:

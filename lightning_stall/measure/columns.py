@@ -16,6 +16,8 @@ ELEMENTS = 1 << 18  # of one batch; of larger ones the first rows are read
 ROWS = 512  # kept of all
 ROWS_A_BATCH = 128
 HISTORY = 256  # batches whose extremes are remembered
+STEADY = 48  # batches after which columns may be taken together
+EVEN = 10.0  # largest over smallest usual magnitude of such columns
 STILL = 1e-6  # change of a value, relative to the largest, that is none
 
 
@@ -36,13 +38,25 @@ def column_axis(x: Tensor, layer: str = "") -> int | None:
     return axis if x.ndim > 2 and 2 <= x.shape[axis] <= MOST_CHANNELS else None
 
 
+def is_table(x: Tensor) -> bool:
+    """Whether a field's columns are looked at one by one."""
+    return x.ndim == 2 and 2 <= x.shape[1] <= WIDEST
+
+
 def extremes(x: Tensor) -> Tensor:
     """Largest magnitude of each column of a table, (C,), or of all, (1,). NaN and infinities stand out in it."""
     x = x.detach()
-    if x.ndim == 2 and 2 <= x.shape[1] <= WIDEST:
+    if is_table(x):
         return x.abs().amax(0).float()
     low, high = torch.aminmax(x)
     return torch.maximum(-low, high).float().reshape(1)
+
+
+def extreme(x: Tensor) -> float:
+    """Largest magnitude of all as a number; NaN or infinite where any entry is. For the CPU: it waits elsewhere."""
+    low, high = torch.aminmax(x.detach())
+    least, greatest = low.item(), high.item()
+    return least if math.isnan(least) else max(-least, greatest)
 
 
 @dataclass(frozen=True)
@@ -182,13 +196,16 @@ class ExtremeHistory:
 
     factor: float = 100.0
     sigmas: float = 8.0
-    entries: deque[tuple[int, int, int, Tensor]] = field(default_factory=lambda: deque(maxlen=HISTORY), repr=False)
+    entries: deque[tuple[int, int, int, Tensor | float]] = field(
+        default_factory=lambda: deque(maxlen=HISTORY), repr=False
+    )  # step, epoch, batch, largest magnitude of each column or of all
     rows: dict[int, int] = field(default_factory=dict)  # step -> row of the largest entry, where it was looked for
     judged: int = 0  # last step judged
     usual: float = math.nan  # median over batches of the largest magnitude
+    even: bool = False  # columns are alike, so that the largest of all tells enough
 
-    def add(self, step: int, epoch: int, batch_idx: int, largest: Tensor) -> None:
-        if self.entries and self.entries[-1][3].shape != largest.shape:
+    def add(self, step: int, epoch: int, batch_idx: int, largest: Tensor | float) -> None:
+        if self.entries and _width(self.entries[-1][3]) != _width(largest):
             self.entries.clear()
         self.entries.append((step, epoch, batch_idx, largest))
 
@@ -196,32 +213,46 @@ class ExtremeHistory:
         """Batches not judged before that leap out of the history, worst first; waits for the device."""
         if len(self.entries) < 8:
             return []
-        sizes = torch.stack([e[3] for e in self.entries]).cpu()
+        values = [e[3] for e in self.entries]
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        sizes = torch.stack(tensors).cpu() if tensors else torch.tensor(values)[:, None]
         sizes = torch.where(sizes.isfinite(), sizes, torch.zeros_like(sizes))
         logs = sizes.clamp_min(1e-30).log()
         middle = logs.median(0).values
         spread = 1.4826 * (logs - middle).abs().median(0).values
         limit = (self.sigmas * spread).clamp_min(math.log(self.factor))
-        self.usual = float(sizes.amax(1).median())
-        over = (logs - middle - limit) * (sizes.median(0).values > 0)
+        usual = sizes.median(0).values
+        over = (logs - middle - limit) * (usual > 0)
         found = []
-        for (step, epoch, batch_idx, _), row, log in zip(self.entries, over, logs, strict=True):
-            if step > self.judged and float(row.max()) > 0:
-                column = int(row.argmax())
+        for i in torch.nonzero(over.amax(1) > 0).flatten().tolist():
+            step, epoch, batch_idx, _ = self.entries[i]
+            if step > self.judged:
+                column = int(over[i].argmax())
                 found.append(
                     Leap(
                         step=step,
                         batch_idx=batch_idx,
                         epoch=epoch,
                         column=column if sizes.shape[1] > 1 else -1,
-                        ratio=math.exp(float(log[column] - middle[column])),
+                        ratio=math.exp(float(logs[i, column] - middle[column])),
                         limit=math.exp(float(limit[column])),
                         usual=math.exp(float(middle[column])),
                         row=self.rows.get(step, -1),
                     )
                 )
         self.judged = self.entries[-1][0]
+        self.usual = float(sizes.amax(1).median())
+        if tensors and tensors[0].device.type == "cpu" and len(tensors) >= STEADY:
+            known = usual[usual > 0]
+            if not len(known) or float(known.max()) < EVEN * float(known.min()):
+                self.even = True
+                for i, largest in enumerate(sizes.amax(1).tolist()):
+                    self.entries[i] = (*self.entries[i][:3], largest)
         return sorted(found, key=lambda leap: -leap.ratio)
+
+
+def _width(largest: Tensor | float) -> int:
+    return len(largest) if isinstance(largest, Tensor) else 0
 
 
 def row_of_largest(x: Tensor) -> Tensor:

@@ -174,6 +174,8 @@ def _uneven(weights: Tensor) -> bool:
 
 def _blocks(table: Tensor) -> Tensor:
     """Rows of class counts, neighbours joined until each holds at least eight samples."""
+    if float(table.sum(1).min()) >= SMALLEST_BLOCK:
+        return table
     out, current = [], torch.zeros(table.shape[1], dtype=table.dtype)
     for row in table:
         current = current + row

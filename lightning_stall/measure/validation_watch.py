@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_stall.measure.batch_watch import BadBatch, locate
 from lightning_stall.measure.batches import Field
-from lightning_stall.measure.columns import extremes
+from lightning_stall.measure.columns import extreme, extremes
 
 LOSSES = ("loss", "mse", "mae", "nll", "error", "elbo")
 
@@ -32,10 +32,10 @@ class ValidationWatch:
         for f in found:
             if not f.floating:
                 continue
-            bad = ~torch.isfinite(extremes(f.tensor)).all()
-            if bad.device.type != "cpu":
+            if f.tensor.device.type != "cpu":
+                bad = ~torch.isfinite(extremes(f.tensor)).all()
                 self._flags[f.name] = self._flags.get(f.name, bad) | bad
-            elif self._bad is None and bool(bad):
+            elif self._bad is None and not math.isfinite(extreme(f.tensor)):
                 self._bad = locate(f, step, epoch, batch_idx)
 
     def read(self, metrics: Mapping[str, Any], step: int, epoch: int) -> BadBatch | None:

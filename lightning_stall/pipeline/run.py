@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class PipelineRun:
         on_hang: Callable[[Hang], None],
         interrupt: bool,
     ) -> None:
-        self.trainer, self.watch = trainer, watch
+        self._trainer, self.watch = weakref.ref(trainer), watch
         self.processes = processes_here(trainer)
         self.host_cores = usable_cores()
         self.cores = max(1, self.host_cores // self.processes)  # for this process
@@ -72,6 +73,11 @@ class PipelineRun:
             raise
 
     @property
+    @property
+    def trainer(self) -> Any:
+        """The Trainer, held weakly: what is read here outlives its fit."""
+        return self._trainer()
+
     def loaders(self) -> list[Loader]:
         return train_loaders(self.trainer)
 

@@ -15,7 +15,6 @@ CROWDED = 0.3  # share of their time that workers stand in line for a core, from
 COMPUTING = 0.5  # share of the making of a batch; workers that compute less may well outnumber the cores
 START = 2.0  # seconds before an epoch's first batch, from which on they count
 CROWDED_START = 0.2  # the same where there are at least twice as many workers as cores
-STARTS_LOST = 1.5  # seconds lost on the starts of all epochs but the first
 STARTS = 3  # epochs but the first
 
 
@@ -72,7 +71,6 @@ class Verdict:
         lost, total = sum(starts), sum(starts) + sum(steady)
         return (
             len(starts) >= STARTS
-            and lost >= STARTS_LOST
             and min(starts[-STARTS:]) >= (CROWDED_START if many else START)
             and lost > self.threshold * total
         )
