@@ -287,11 +287,9 @@ def test_the_hub_dies_with_its_trainer(make_trainer: Callable[..., Trainer]) -> 
     trainer.fit(healthy(), blobs())
     assert Hub.of(trainer) is None, "after the fit only the callbacks hold it"
     gone = weakref.ref(trainer)
-    report = trainer.callbacks[-1]
     del trainer
     gc.collect()
     assert gone() is None
-    assert report.causes == []  # type: ignore[attr-defined]
 
 
 def test_a_hook_without_a_verb_may_be_guarded(make_trainer: Callable[..., Trainer]) -> None:

@@ -73,11 +73,11 @@ class PipelineRun:
             raise
 
     @property
-    @property
     def trainer(self) -> Any:
         """The Trainer, held weakly: what is read here outlives its fit."""
         return self._trainer()
 
+    @property
     def loaders(self) -> list[Loader]:
         return train_loaders(self.trainer)
 
