@@ -101,7 +101,7 @@ def load_digits(samples: int | None = None) -> Split:
     return Split(TensorDataset(images[train], labels[train]), (images[test], labels[test]))
 
 
-def _loader(data: Dataset[Pair], batch_size: int = 50, **settings: Any) -> DataLoader[Any]:
+def _loader(data: Dataset[Any], batch_size: int = 50, **settings: Any) -> DataLoader[Any]:
     return DataLoader(data, batch_size=batch_size, shuffle=True, **settings)
 
 
@@ -169,7 +169,7 @@ def accuracy(module: LightningModule, split: Split) -> float:
     """Share of the held-out digits named rightly, in evaluation mode."""
     module.eval()
     with torch.no_grad():
-        predicted = module.net(split.test[0]).argmax(1)  # type: ignore[operator, union-attr]
+        predicted = module.net(split.test[0]).argmax(1)  # type: ignore[operator]
     return float((predicted == split.test[1]).float().mean())
 
 

@@ -27,13 +27,10 @@ def _installed(modules: tuple[str, ...], name: str) -> tuple[type, ...]:
 
 if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import MisconfigurationException as _Misconfiguration
-    from lightning.pytorch import Callback as _Callback
+    from lightning.pytorch import Callback as LightningCallback
 
     class MisconfigurationException(_Misconfiguration):
         """A wrong argument: the message states the value it got and the way out."""
-
-    class LightningCallback(_Callback):
-        """A callback of every installed Lightning package."""
 
 else:
     MisconfigurationException = type(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from lightning_stall.callback import StallCallback
 from lightning_stall.catalogue import check_codes
+from lightning_stall.errors import LightningCallback
 
 # in the order they read best in a report; StallReport last, so that it weighs what the others said
 FAMILY = (
@@ -23,7 +23,7 @@ FAMILY = (
 )
 
 
-def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list[StallCallback]:
+def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list[LightningCallback]:
     """Every callback of the package, StallReport last: `Trainer(callbacks=stall_callbacks())`.
 
     Args:
@@ -34,7 +34,7 @@ def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list
         MisconfigurationException: for an unknown code.
     """
     codes = check_codes(mute)
-    made: list[StallCallback] = []
+    made: list[LightningCallback] = []
     for module, name in FAMILY:
         cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
         made.append(cls(mute=codes) if name == "StallReport" else cls(auto_remedy=auto_remedy, mute=codes))

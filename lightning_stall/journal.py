@@ -31,7 +31,7 @@ class Journal:
             self.held[finding.code] = (finding, finding.severity)
             finding = replace(finding, severity="info")
         known = self.told.get(finding.code)
-        worse = known is not None and SEVERITIES.index(finding.severity) > SEVERITIES.index(known)  # type: ignore[arg-type]
+        worse = known is not None and SEVERITIES.index(finding.severity) > SEVERITIES.index(known)
         if known is not None and not worse and finding.remedy is None:
             return None
         told = finding.severity

@@ -7,6 +7,7 @@ past, and against what a constant predictor would reach on the labels seen (`bas
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -296,7 +297,7 @@ def _oscillating(curve: LossCurve, s: _Shape) -> bool:
     spread = math.sqrt(power / len(off))
     if spread < 0.03 * s.scale:
         return False
-    turns = sum(a * b for a, b in zip(off[:-1], off[1:], strict=True)) / power
+    turns = sum(a * b for a, b in itertools.pairwise(off)) / power
     if turns < -0.5:
         return True
     start_noise = curve.noise(slice(1, max(3, FEW_STEPS // curve.width)))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 
-from lightning_stall.callback import StallCallback
-from lightning_stall.errors import MisconfigurationException
+from lightning_stall.errors import LightningCallback, MisconfigurationException
 from lightning_stall.family import stall_callbacks
 
 VARIABLE = "LIGHTNING_STALL"
 
 
-def callbacks_from_environment() -> list[StallCallback]:
+def callbacks_from_environment() -> list[LightningCallback]:
     """What Lightning adds to each Trainer: nothing unless `LIGHTNING_STALL` is "observe" or "remedy".
 
     Raises:

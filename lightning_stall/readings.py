@@ -286,10 +286,8 @@ class Readings:
 
 def planned_steps(trainer: Any) -> float:
     """Optimizer steps this fit was told to make in all; infinite where neither steps nor epochs are bounded."""
-    if trainer.max_steps is not None and trainer.max_steps > 0:
-        by_steps = float(trainer.max_steps)
-    else:
-        by_steps = math.inf
+    bounded = trainer.max_steps is not None and trainer.max_steps > 0
+    by_steps = float(trainer.max_steps) if bounded else math.inf
     if trainer.max_epochs is None or trainer.max_epochs < 0:
         return by_steps
     batches = float(trainer.num_training_batches)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lightning_stall.callback import StallCallback
 from lightning_stall.callbacks.auto_clip import AutoClip
 from lightning_stall.callbacks.gradient_health import GradientHealth
-from lightning_stall.clipped import shrinks_steps, tight
 from lightning_stall.errors import MisconfigurationException
 from lightning_stall.hub import Hub
 from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost, ZScoreOnDevice, ZScoreOnHost
 from lightning_stall.remedies import StepControl, fused
 from lightning_stall.sinks import StallWarning
+from lightning_stall.verdicts.clipping import shrinks_steps, tight
 
 CPU = torch.device("cpu")
 

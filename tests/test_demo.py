@@ -39,5 +39,3 @@ def test_the_remedy_pays(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert mended.accuracy > bare.accuracy + 0.01
     assert mended.error is None
     assert any(f.remedy for f in mended.report.findings)
-
-

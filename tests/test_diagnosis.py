@@ -65,5 +65,9 @@ def test_a_mended_symptom_in_a_run_that_is_well_is_no_cause() -> None:
 
 
 def test_the_order_of_findings_does_not_matter() -> None:
-    findings = [seen("never-learned"), seen("unscaled-inputs", 20, strength=0.8), seen("dead-activations", 5, strength=0.9)]
+    findings = [
+        seen("never-learned"),
+        seen("unscaled-inputs", 20, strength=0.8),
+        seen("dead-activations", 5, strength=0.9),
+    ]
     assert diagnose(findings, BAD) == diagnose(findings[::-1], BAD)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_stall import AutoClip, GradientHealth, PlateauWatch, StallReport, stall_callbacks
 from lightning_stall.hub import due
+from lightning_stall.sinks import StallWarning
 from lightning_stall.testing import Classifier, blobs, mlp, nan_batch
 
 pytestmark = pytest.mark.gpu
@@ -85,7 +86,7 @@ def test_a_nan_batch_is_left_out(tmp_path: Any, optimizer: Any, precision: Any) 
     ill = nan_batch(optimizer=optimizer, rate=1e-2)
     report = StallReport(table=False)
     watcher = GradientHealth(auto_remedy=True)
-    with pytest.warns(UserWarning):
+    with pytest.warns(StallWarning):
         fit(ill, [watcher, report], tmp_path, precision=precision)
     assert watcher.failed is None
     assert all(bool(t.isfinite().all()) for t in ill.state_dict().values())

@@ -186,7 +186,7 @@ class ActivationHealth(StallCallback):
         return {
             "renewed": list(self.renewed),
             "edges": {n: list(layer.edges) for n, layer in self.layers.items() if layer.edges},
-            "starts": [[s.name, s.gain, s.alike, s.bias] for s in self.starts],
+            "starts": [[s.name, s.gain, s.alike] for s in self.starts],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_stall import clipped
 from lightning_stall.callback import StallCallback
-from lightning_stall.clipped import Pairs, Tightness, Watched
 from lightning_stall.errors import MisconfigurationException, require
 from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost, ZScoreOnDevice, ZScoreOnHost
 from lightning_stall.measure.gradients import is_dtensor
 from lightning_stall.readings import GradientReading, StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
+from lightning_stall.verdicts import clipping as clipped
+from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
 
 class AutoClip(StallCallback):

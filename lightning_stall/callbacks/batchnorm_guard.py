@@ -10,16 +10,16 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 from torch.nn import SyncBatchNorm
 
-from lightning_stall import batchnorm_verdicts as verdicts
-from lightning_stall.batchnorm_verdicts import SMALL, STALE, BothWays, Layer, Setting, Verdict
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
 from lightning_stall.measure.batchnorm import leading_size
+from lightning_stall.measure.batchnorm_readings import BatchNormReadings, Rehearsal, SmallBatch, small_batches_ahead
 from lightning_stall.readings import plain_name
-from lightning_stall.readings_batchnorm import BatchNormReadings, Rehearsal, SmallBatch, small_batches_ahead
 from lightning_stall.remedies import batchnorm_layers
 from lightning_stall.remedies_batchnorm import Conversion, KeptBatches, RunningInstead, shorten_epoch
 from lightning_stall.sinks import clean_tag
+from lightning_stall.verdicts import batchnorm as verdicts
+from lightning_stall.verdicts.batchnorm import SMALL, STALE, BothWays, Layer, Setting, Verdict
 
 Remedy = Literal["running-statistics", "drop-batch", "sync", "group-norm", "re-estimate"]
 

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_stall import judge_targets
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
-from lightning_stall.judge_batches import BatchJudge, Context, nonfinite, too_little
-from lightning_stall.judge_inputs import Verdict
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_random, recall
 from lightning_stall.measure.batches import Field, fields
 from lightning_stall.measure.updates import WeightSample
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies_inputs import LeaveOut, Standardizer
+from lightning_stall.verdicts import targets as judge_targets
+from lightning_stall.verdicts.batches import BatchJudge, Context, nonfinite, too_little
+from lightning_stall.verdicts.inputs import Verdict
 
 FITTED_ON = 8  # batches before a standardisation may be fitted
 KEPT = 512  # optimizer steps whose loss and gradient norm are remembered

@@ -248,7 +248,7 @@ class OptimizerHealth(StallCallback):
             return
         idle = []
         for name, module in self.hub.module.named_modules():
-            own = [p for p in module.parameters(recurse=False)]
+            own = list(module.parameters(recurse=False))
             if own and not any(id(p) in self._with_grad for p in own) and untrained(module):
                 idle.append((plain_name(name), sum(p.numel() for p in own), not any(p.requires_grad for p in own)))
         total = sum(p.numel() for p in self.hub.module.parameters())
@@ -467,7 +467,11 @@ def _leftover(optimizer: Optimizer) -> Tensor:
 
 def _cosine(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
     """Cosine between a step and the gradient after it, over the sampled elements: positive where the step overshot."""
-    pairs = [(_few(p.grad).float(), m.float()) for p, m in zip(params, moved, strict=False) if _plain(p.grad)]
+    pairs = [
+        (_few(p.grad).float(), m.float())
+        for p, m in zip(params, moved, strict=False)
+        if p.grad is not None and _plain(p.grad)
+    ]
     if not pairs:
         return torch.tensor(math.nan)
     home = pairs[0][0].device
@@ -476,8 +480,8 @@ def _cosine(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
     return (grad @ step) / (grad.norm() * step.norm())
 
 
-def _plain(grad: Tensor | None) -> bool:
-    return grad is not None and grad.layout is torch.strided and not hasattr(grad, "placements")
+def _plain(grad: Tensor) -> bool:
+    return grad.layout is torch.strided and not hasattr(grad, "placements")
 
 
 def _raise(ratio: float) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
 
@@ -20,13 +22,11 @@ class Start:
         gain: standard deviation times sqrt(fan_in): 0.58 for torch's default, 1.4 for He, 1 for LeCun (Glorot 2010, He
             2015). Near 0 the signal dies on its way, far above 1 it explodes.
         alike: all weights are one number, so that all units stay one unit.
-        bias: mean absolute bias; 0 where there is none.
     """
 
     name: str
     gain: float
     alike: bool
-    bias: float
 
 
 def starts(module: nn.Module) -> list[Start]:
@@ -35,19 +35,18 @@ def starts(module: nn.Module) -> list[Start]:
     layers, packed = [], []
     with torch.no_grad():
         for name, layer in named:
-            weight = layer.weight_hh_l0 if isinstance(layer, nn.RNNBase) else layer.weight
-            if not weight.requires_grad or weight.is_meta or weight.numel() < 16 or hasattr(weight, "placements"):
+            recurrent = isinstance(layer, nn.RNNBase)
+            weight = cast(Tensor, layer.weight_hh_l0 if recurrent else layer.weight)
+            unborn = isinstance(weight, UninitializedParameter) or weight.is_meta  # a lazy layer before its first batch
+            if unborn or not weight.requires_grad or weight.numel() < 16 or hasattr(weight, "placements"):
                 continue
             w = weight.detach().float()
-            recurrent = isinstance(layer, nn.RNNBase)
-            bias = None if recurrent else layer.bias
-            size = bias.detach().float().abs().mean() if bias is not None else w.new_zeros(())
-            packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min(), size]).cpu())
-            layers.append((name, w[0].numel() if not recurrent else w.shape[1]))
+            packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min()]).cpu())
+            layers.append((name, w.shape[1] if recurrent else w[0].numel()))
     if not layers:
         return []
     numbers = torch.stack(packed).tolist()
     return [
-        Start(name, rms * math.sqrt(fan_in), spread == 0.0, bias)
-        for (name, fan_in), (rms, spread, bias) in zip(layers, numbers, strict=True)
+        Start(name, rms * math.sqrt(fan_in), spread == 0.0)
+        for (name, fan_in), (rms, spread) in zip(layers, numbers, strict=True)
     ]

@@ -67,8 +67,7 @@ def _read(node: Any, name: str, averaged: bool) -> SeenLoss | None:
     try:
         target, prediction = node._saved_target, node._saved_self
         reduction = getattr(node, "_saved_reduction", _MEAN)
-        weighted = getattr(node, "_saved_weight", None) is not None
-        weighted = weighted or getattr(node, "_saved_pos_weight", None) is not None
+        weighted = any(_tells(getattr(node, f"_saved_{name}", None)) for name in ("weight", "pos_weight"))
     except (RuntimeError, AttributeError):  # freed, or packed by checkpointing: not ours to unpack
         return None
     if not isinstance(target, Tensor) or not isinstance(prediction, Tensor):
@@ -83,6 +82,11 @@ def _read(node: Any, name: str, averaged: bool) -> SeenLoss | None:
     if name in _SMOOTH:
         return SeenLoss("smooth l1", target, prediction, node, mean)
     return SeenLoss(_REGRESSION[name], target, prediction, node, mean)
+
+
+def _tells(weight: Tensor | None) -> bool:
+    """Whether class weights differ from none; on an accelerator they are taken to, for looking would wait."""
+    return weight is not None and (weight.device.type != "cpu" or bool((weight != 1).any()))
 
 
 @dataclass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -17,18 +19,18 @@ def untrained(module: nn.Module) -> bool:
     Trained weights leave that interval or its spread. False for any layer too small to tell (under 64 weights), and for
     layers of other kinds. Waits for the device: call it at checks.
     """
-    if isinstance(module, _LINEAR):
+    if isinstance(module, _LINEAR) and not isinstance(module.weight, UninitializedParameter):
         fan_in = module.weight[0].numel()
         return _uniform(module.weight, 1 / math.sqrt(fan_in))
     if isinstance(module, nn.RNNBase):
-        return _uniform(module.weight_hh_l0, 1 / math.sqrt(module.hidden_size))
+        return _uniform(cast(Tensor, module.weight_hh_l0), 1 / math.sqrt(module.hidden_size))
     return False
 
 
 def _uniform(weight: Tensor, bound: float) -> bool:
-    w = weight.detach().float().flatten()
-    if w.numel() < 64 or weight.is_meta:
+    if isinstance(weight, UninitializedParameter) or weight.is_meta or weight.numel() < 64:
         return False
+    w = weight.detach().float().flatten()
     top, spread = torch.stack([w.abs().max(), w.std()]).tolist()
     slack = 3 / math.sqrt(w.numel())  # the sample's own error of the standard deviation, generously
     return bool(0.9 * bound < top <= 1.0001 * bound and abs(spread * math.sqrt(3) / bound - 1) < slack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_stall.judge_inputs import Verdict, ramp, short
+from lightning_stall.verdicts.inputs import Verdict, ramp, short
 
 LARGE = 30.0  # root mean square of regression targets
 SMALL = 1e-3

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from lightning_stall import judge_inputs, judge_targets
-from lightning_stall.judge_inputs import InputNumbers, Outlier, Verdict
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
 from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import TargetScale
 from lightning_stall.measure.probe import Signal, code_column, signal
+from lightning_stall.verdicts import inputs as judge_inputs
+from lightning_stall.verdicts import targets as judge_targets
+from lightning_stall.verdicts.inputs import InputNumbers, Outlier, Verdict
 
 LONG_ENOUGH = 100  # optimizer steps after which "explains nothing" means something
 REMEMBERED = 64  # outliers
