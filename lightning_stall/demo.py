@@ -204,7 +204,7 @@ def run(patient: Patient, split: Split, seed: int, auto_remedy: bool, out: Path 
 
 def main(seed: int = 0, out: Path = Path(".demo")) -> int:
     """Run the demo; returns 0 where every cause named is right and nothing is said of the healthy run."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=StallWarning)  # each report is printed whole instead
     warnings.filterwarnings("ignore", module="lightning")

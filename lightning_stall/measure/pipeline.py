@@ -6,6 +6,13 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -108,3 +115,10 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def thread_pauses() -> float:
+    """How often this thread gave its core away of its own will, to sleep or to wait; infinite where it is not told."""
+    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+        return math.inf
+    return float(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw)

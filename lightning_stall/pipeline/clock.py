@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_stall.measure.pipeline import CpuTime, cpu_time
+from lightning_stall.measure.pipeline import CpuTime, cpu_time, thread_pauses
 from lightning_stall.remedies import swap
 
 # A batch's time from one fetch to the next. "rest" is loggers, other callbacks and the loop itself.
@@ -25,6 +25,7 @@ class Window:
     fetches: list[float] = field(default_factory=list)  # seconds, one a batch
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))  # seconds, by phase
     fetch_cpu: float = 0.0  # seconds of the fetches in which this thread was computing
+    fetch_pauses: float = 0.0  # times this thread gave its core away within the fetches: it slept, or waited for a disk
     longest: float = 0.0  # seconds, of one batch
     queued: float = 0.0  # share of the time in which this thread found no core free
 
@@ -61,6 +62,7 @@ class Window:
             self.queued = (self.queued * self.batches + other.queued * other.batches) / batches
         self.fetches += other.fetches
         self.fetch_cpu += other.fetch_cpu
+        self.fetch_pauses += other.fetch_pauses
         self.longest = max(self.longest, other.longest)
 
 
@@ -81,7 +83,8 @@ class StepClock:
         self._batch = dict.fromkeys(PHASES, 0.0)
         self._fetch = 0.0
         self._fetch_cpu = 0.0
-        self._cpu_before = 0.0
+        self._fetch_pauses = 0.0
+        self._cpu_before = self._paused_before = 0.0
         self._began = self.since
         self._first = True  # the batch under way is its epoch's first
         self._mark: tuple[float, CpuTime | None] = (_now(), cpu_time())
@@ -106,13 +109,14 @@ class StepClock:
     def before_fetch(self) -> None:
         self._outer = self.enter("fetch")
         self.close_batch()
-        self._began, self._cpu_before = self.since, time.thread_time()
+        self._began, self._cpu_before, self._paused_before = self.since, time.thread_time(), thread_pauses()
 
     def after_fetch(self) -> None:
         # `training_step(dataloader_iter)` fetches inside the step
         self.enter("forward" if self._outer == "forward" else "rest")
         self._fetch += self.since - self._began
         self._fetch_cpu += time.thread_time() - self._cpu_before
+        self._fetch_pauses += thread_pauses() - self._paused_before
         self.batches += 1
         if self._first:
             self.first_fetch = self._fetch
@@ -126,12 +130,13 @@ class StepClock:
                 window.spent[phase] += seconds
             window.fetches.append(self._fetch)
             window.fetch_cpu += self._fetch_cpu
+            window.fetch_pauses += self._fetch_pauses
             window.longest = max(window.longest, total)
         if self._fetch:
             self._first = False
             self.longest = max(self.longest, total, self.first_fetch)
         self._batch = dict.fromkeys(PHASES, 0.0)
-        self._fetch = self._fetch_cpu = 0.0
+        self._fetch = self._fetch_cpu = self._fetch_pauses = 0.0
 
     def take(self) -> Window:
         """The steady batches since the last call."""

@@ -207,6 +207,8 @@ class PipelineRun:
         busy = (seen.step - seen.wait) * (1 - seen.queued)
         making, workers = self._making(self.slowest), self.slowest.workers
         if making is None:
+            if seen.fetch_pauses < 0.5 * seen.batches:  # it never slept: what it did not compute, others took from it
+                return min(seen.wait, seen.fetch_cpu / seen.batches), busy
             return seen.wait * (1 - seen.queued), busy
         alone = making.seconds * (1 - making.computing * making.queued) / workers
         return min(seen.wait, max(alone - busy, 0.0) + seen.fetch_cpu / seen.batches), busy
