@@ -246,7 +246,7 @@ class PlateauWatch(StallCallback):
         if outcome.state != "learning" or fall < STEEP:
             return
         # a run that has explained most of its task may stop while it falls; one that has not has hardly begun
-        begun = e.get("explained", e.get("gain", 1.0)) < 0.5
+        begun = e.get("explained", e.get("gain", 1.0)) < 0.3
         self.tell(
             "training-too-short",
             f"The run ends after {self.hub.step} steps while the loss still falls: by {100 * fall:.2g} % of what there was to "
