@@ -95,10 +95,9 @@ class ActivationHealth(StallCallback):
         names = {id(p): plain_name(n) for n, p in hub.module.named_parameters()}
         self._fresh = []
         found = activations(loss)
-        last = found[-1].order if found else 0
         for activation in found:
-            if activation.kind != "relu" and activation.order == last:
-                continue  # the output's own sigmoid or tanh stands at its limits where the model is sure
+            if activation.kind != "relu" and not activation.hidden:
+                continue
             owner = names.get(activation.source, "").rpartition(".")[0]
             name = f"{activation.kind} after {owner}" if owner else f"{activation.kind} {len(self._fresh)}"
             layer = self.layers.setdefault(name, Layer(name, activation.kind, activation.order))

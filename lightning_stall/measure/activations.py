@@ -6,7 +6,7 @@ and not copied. What activation checkpointing has packed away is left alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -28,6 +28,7 @@ class Activation:
         source: id of the nearest parameter in front of it, 0 where there is none.
         output: the values, of any shape with samples first; do not keep it.
         channel: the dimension that counts units.
+        hidden: a layer with parameters comes behind it; the output's own sigmoid stands at its limits where it is sure.
     """
 
     kind: Kind
@@ -35,12 +36,16 @@ class Activation:
     source: int
     output: Tensor
     channel: int
+    hidden: bool = True
 
 
 def activations(loss: Tensor) -> list[Activation]:
     """Every ReLU, sigmoid and tanh that the loss depends on, in the order of the forward pass."""
     found = []
+    last = 0  # where the last parameter is used
     for node in nodes(loss.grad_fn):
+        if any(child is not None and hasattr(child, "variable") for child, _ in node.next_functions):
+            last = max(last, node._sequence_nr())
         kind = _KINDS.get(node.name())
         if kind is None:
             continue
@@ -50,7 +55,7 @@ def activations(loss: Tensor) -> list[Activation]:
         source, convolution = in_front(node)
         channel = 1 if convolution or output.ndim == 4 else output.ndim - 1
         found.append(Activation(kind, node._sequence_nr(), source, output.detach(), channel))
-    return sorted(found, key=lambda a: a.order)
+    return sorted((replace(a, hidden=a.order < last) for a in found), key=lambda a: a.order)
 
 
 def fired(output: Tensor, channel: int) -> Tensor:
