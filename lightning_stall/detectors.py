@@ -162,15 +162,18 @@ class Overfitting(Detector):
     """Holds once a validation loss has risen from its best for `patience` validations while training went on falling.
 
     The rise must be `rise` of the best, and three times what validations differ by from one to the next, so that one bad
-    epoch, or a noisy metric, is none. `update` takes the training loss of the same moment beside it.
+    epoch, or a noisy metric, is none. `update` takes the training loss of the same moment beside it, and, where it is
+    known, what a constant predictor would reach: a rise of less than a twenty-fifth of that costs nobody a model.
     """
 
     patience: int = 3
     rise: float = 0.1
     values: list[float] = field(default_factory=list, init=False)
     trains: list[float] = field(default_factory=list, init=False)
+    least: float = field(default=0.0, init=False)
 
-    def update(self, value: float, train: float = math.nan) -> bool:
+    def update(self, value: float, train: float = math.nan, baseline: float = 0.0) -> bool:
+        self.least = 0.04 * abs(baseline)
         self.values.append(value)
         self.trains.append(train)
         if len(self.values) > 512:  # the best is kept: what goes is the oldest that is not
@@ -203,7 +206,7 @@ class Overfitting(Detector):
         jumps = [b - a for a, b in itertools.pairwise(self.values)]
         middle = median(jumps)
         noise = 1.4826 * median([abs(j - middle) for j in jumps]) / math.sqrt(2)
-        return max(self.rise * abs(self.best), 3 * noise)
+        return max(self.rise * abs(self.best), 3 * noise, self.least)
 
     @property
     def train_then(self) -> float:

@@ -58,6 +58,7 @@ RULES: tuple[Rule, ...] = (
         (
             *_LOSS,
             *_BROKEN,
+            "saturated-activations",
             "exploding-gradients",
             "learning-rate-too-high",
             "learning-rate-too-low",
@@ -74,7 +75,16 @@ RULES: tuple[Rule, ...] = (
     Rule("learning-rate-decayed-early", (*_FLAT, "learning-rate-too-low", "training-too-short"), "the rate is spent"),
     Rule(
         "bad-initialization",
-        (*_LOSS, *_BROKEN, "vanishing-gradients", "exploding-gradients", "dead-activations", "saturated-activations"),
+        (
+            *_LOSS,
+            *_BROKEN,
+            "vanishing-gradients",
+            "exploding-gradients",
+            "dead-activations",
+            "saturated-activations",
+            "learning-rate-too-high",
+            "learning-rate-too-low",
+        ),
         "activations start too small, too large or all alike",
     ),
     Rule("saturated-activations", (*_FLAT, "vanishing-gradients"), "a unit at its limit passes no gradient"),
@@ -112,7 +122,7 @@ RULES: tuple[Rule, ...] = (
     Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
     Rule(
         "mode-mismatch",
-        ("overfitting", "batchnorm-stale-statistics", "batchnorm-small-batch", *_FLAT),
+        ("overfitting", "batchnorm-stale-statistics", "batchnorm-small-batch", "learning-rate-too-low", *_FLAT),
         "layers act as in the other mode",
     ),
     Rule("missing-nonlinearity", (*_FLAT, "insufficient-capacity"), "stacked linear layers are one linear layer"),

@@ -155,12 +155,15 @@ def test_nothing_waits_between_checks(tmp_path: Path, name: str, auto_remedy: bo
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_clips_as_on_the_cpu(tmp_path: Path, name: str) -> None:
-    runs = []
+    weights, histories = [], []
     for accelerator in ("cpu", "gpu"):
-        module = Net(OPTIMIZERS[name])
-        fit(tmp_path, module, [AutoClip(warmup=4)], 30, accelerator=accelerator)
-        runs.append(module.weights[-1].cpu())
-    torch.testing.assert_close(*runs, rtol=1e-2, atol=1e-3)
+        module, clip = Net(OPTIMIZERS[name]), AutoClip(warmup=4)
+        fit(tmp_path, module, [clip], 30, accelerator=accelerator)
+        weights.append(module.weights[-1].cpu())
+        histories.append(clip.state()["rules"][0].cpu())
+    torch.testing.assert_close(*histories, rtol=2e-2, atol=1e-3, equal_nan=True)
+    if "sgd" in name:  # Adam moves the bias in front of BatchNorm, whose gradient is rounding alone, by its sign
+        torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("exact", [False, True])

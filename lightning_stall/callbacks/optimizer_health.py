@@ -20,6 +20,9 @@ LOOK = 32  # optimizer steps in which the handling of gradients is watched at ev
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
 HUGE = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
 DEAD = 0.01  # share of its height under which a learning rate is spent
+THROWN = (
+    0.2  # the same in the first checks, above which the first steps may have thrown the weights where nothing learns
+)
 IDLE = 0.2  # share of all weights that may stand untrained and without gradient
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
@@ -64,6 +67,7 @@ class OptimizerHealth(StallCallback):
         self.level_then = math.nan  # smoothed loss at that step
         self.ratios: dict[str, float] = {}
         self.medians: list[float] = []  # median update-to-weight ratio of the last checks
+        self.largest_early = 0.0  # of these medians, in the first LOOK steps
         self.cosines: list[float] = []
         self.first_norms: dict[str, float] = {}
         self.steps_seen = 0
@@ -173,7 +177,7 @@ class OptimizerHealth(StallCallback):
         return {"weights": self._fingerprint()}
 
     def state(self) -> dict[str, Any]:
-        kept = ("top_rate", "rate", "alive_until", "level_then", "steps_seen", "growth", "lowest")
+        kept = ("largest_early", "top_rate", "rate", "alive_until", "level_then", "steps_seen", "growth", "lowest")
         state = {name: getattr(self, name) for name in kept}
         return {
             **state,
@@ -199,6 +203,8 @@ class OptimizerHealth(StallCallback):
         if moved:
             self.medians.append(median(moved))
             del self.medians[:-8]
+            if hub.step <= LOOK:
+                self.largest_early = max(self.largest_early, self.medians[-1])
         if self._cosine is not None:
             value = float(self._cosine)
             if math.isfinite(value):
@@ -334,7 +340,7 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         state, e = hub.outcome.state, hub.outcome.evidence
         ratio = median(self.medians) if self.medians else math.nan
-        first = max(self.medians[:3], default=math.nan)
+        first = self.largest_early
         overshoot = median(self.cosines) if self.cosines else 0.0
         planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
         reach = ratio * planned
@@ -356,7 +362,7 @@ class OptimizerHealth(StallCallback):
             )
             return
         above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
-        absurd = first > 0.5 and state in ("stalled", "never learned")
+        absurd = first > THROWN and state in ("stalled", "never learned")
         wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
         too_far = first > HUGE or ratio > HUGE or (overshoot > 0.3 and ratio > 0.2 * HUGE)
         if wild and too_far:

@@ -133,7 +133,7 @@ class PlateauWatch(StallCallback):
         level = hub.curve.level(max(MEASURE, hub.curve.n // 20))
         for name, value in validation_losses(hub.trainer).items():
             watch = self.overfit.setdefault(name, Overfitting())
-            if watch.update(value, level):
+            if watch.update(value, level, hub.baseline or 0.0):
                 self._tell_overfitting(name, watch)
 
     def epoch_end(self) -> None:

@@ -274,5 +274,10 @@ def robust_spreads(rows: Tensor) -> list[float]:
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor | None:
-    """Kept rows as one tensor on the host, at most 512; None where there are none."""
-    return torch.cat(list(parts))[:ROWS].cpu() if parts else None
+    """Kept rows as one tensor on the host, at most 512; None where there are none.
+
+    Batches whose rows have another shape than the first (a short last one, where rows are targets of every pair) do not
+    belong to it and are left out.
+    """
+    alike = [part for part in parts if part.shape[1:] == parts[0].shape[1:]]
+    return torch.cat(alike)[:ROWS].cpu() if alike else None
