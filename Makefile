@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.gradients
 	$(BIN)/python -m benchmarks.zoo
 
 clean:
