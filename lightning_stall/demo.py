@@ -35,7 +35,7 @@ Pair = tuple[Tensor, Tensor]
 class Digits(LightningModule):
     """A small classifier of 8 x 8 digits, as anybody would write it."""
 
-    def __init__(self, rate: float = 0.1, batchnorm: bool = False, seconds: float = 0.0) -> None:
+    def __init__(self, rate: float = 0.1, batchnorm: bool = False) -> None:
         super().__init__()
         norm: Callable[[], list[nn.Module]] = lambda: [nn.BatchNorm1d(64)] if batchnorm else []  # noqa: E731
         self.net = nn.Sequential(

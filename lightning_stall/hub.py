@@ -115,10 +115,6 @@ class Hub:
         return self._module()
 
     @property
-    def driver(self) -> StallCallback | None:
-        return self.members[0] if self.members else None
-
-    @property
     def distributed(self) -> bool:
         return self.world_size > 1
 

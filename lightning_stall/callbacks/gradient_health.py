@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +52,6 @@ class GradientHealth(StallCallback):
         "nonfinite-gradients",
         "unstable-operation",
     )
-    STATE: ClassVar[tuple[str, ...]] = ("first", "skipped", "bad_in_a_row", "leapt_at", "ratios_seen")
 
     def __init__(
         self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
