@@ -74,6 +74,7 @@ class StallCallback(LightningCallback):
         self.mute = check_codes(mute)
         self.failed: str | None = None
         self._hub: Hub | None = None
+        self._key: str | None = None
         self._restored: dict[str, Any] | None = None
         self.verbs = frozenset(v for v in VERBS if getattr(type(self), v) is not getattr(StallCallback, v))
 
@@ -275,7 +276,9 @@ class StallCallback(LightningCallback):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(**self.identity())
+        if self._key is None:  # Lightning asks for it at every hook
+            self._key = self._generate_state_key(**self.identity())
+        return self._key
 
     def identity(self) -> dict[str, Any]:
         """The settings that tell two instances of one class apart in a checkpoint."""

@@ -1,4 +1,4 @@
-"""`lightning-stall demo | explain CODE | report DIR`. Starts fast: torch is imported by the demo alone."""
+"""`lightning-stall demo | explain CODE | codes | report DIR`. Starts fast: torch is imported by the demo alone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--out", type=Path, default=Path(".demo"), help="where TensorBoard's files go (%(default)s)")
 
-    explain = commands.add_parser("explain", help="what a code means, why it stalls training, what to do")
+    explain = commands.add_parser("explain", help="what a code means, an example and how it is mended, what to do")
     explain.add_argument("code", nargs="?", help="such as loss-plateau; all of them where left out")
+
+    commands.add_parser("codes", help="every code with its kind and meaning")
 
     report = commands.add_parser("report", help="judge a finished or dead run again from its stall_findings.jsonl")
     report.add_argument("directory", type=Path, help="the log directory of the run, or the file itself")
@@ -34,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _demo(args.seed, args.out)
     if args.command == "explain":
         return _explain(args.code)
+    if args.command == "codes":
+        return _explain(None)
     return _report(args.directory, args.html)
 
 
@@ -74,7 +78,7 @@ def _report(directory: Path, page: Path | None) -> int:
     Console().print(rich_table(run.findings, causes, run.outcome.state))
     if page is not None:
         facts = {name: f"{value:.4g}" for name, value in run.outcome.evidence.items()}
-        page.write_text(render_html(run.findings, causes, run.outcome.state, facts), encoding="utf-8")
+        page.write_text(render_html(run.findings, causes, run.outcome.state, facts, run.curves), encoding="utf-8")
         print(f"written to {page}")
     return 0
 

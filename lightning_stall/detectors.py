@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from statistics import median
@@ -22,8 +23,11 @@ class Detector:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """The state alone (settings come from the constructor again), fit for a checkpoint."""
-        state = ((f.name, getattr(self, f.name)) for f in fields(self) if not f.init)  # type: ignore[arg-type]
+        """The state alone (settings come from the constructor again), fit for a checkpoint.
+
+        A field that repr does not show follows from the others, and is not kept.
+        """
+        state = ((f.name, getattr(self, f.name)) for f in fields(self) if f.repr and not f.init)  # type: ignore[arg-type]
         return {name: list(value) if isinstance(value, list) else value for name, value in state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -61,6 +65,7 @@ class Spike(Detector):
     history: int = 64
     warmup: int = 8
     logs: list[float] = field(default_factory=list, init=False)
+    ordered: list[float] = field(default_factory=list, init=False, repr=False)  # the same, by size
     outside: int = field(default=0, init=False)
 
     def update(self, value: float) -> bool:
@@ -69,17 +74,27 @@ class Spike(Detector):
         if value <= 0:
             return False
         log = math.log(value)
-        leaps = len(self.logs) >= self.warmup and log > self.threshold_log
+        leaps = len(self.logs) >= self.warmup and self._leaps(log)
         self.outside = self.outside + 1 if leaps else 0
         if leaps and self.outside < self.history:
             return True
         if leaps:
             self.logs.clear()
+            self.ordered.clear()
             self.outside = 0
         self.logs.append(log)
+        insort(self.ordered, log)
         if len(self.logs) > self.history:
-            del self.logs[0]
+            del self.ordered[bisect_left(self.ordered, self.logs.pop(0))]
         return leaps
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.ordered = sorted(self.logs)
+
+    def _leaps(self, log: float) -> bool:
+        """Whether it lies above the threshold, whose dearer half is worked out only where the cheap one is passed."""
+        return log > self.ordered[(len(self.ordered) - 1) // 2] + math.log(self.factor) and log > self.threshold_log
 
     @property
     def threshold_log(self) -> float:

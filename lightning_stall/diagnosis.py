@@ -7,8 +7,9 @@ was there earlier outranks what came later; without evidence nothing is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from statistics import fmean
 
 from lightning_stall.catalogue import CATALOGUE
 from lightning_stall.finding import SEVERITIES, Cause, Finding
@@ -152,6 +153,23 @@ STATISTICAL = 0.6
 SYMPTOM = 0.4  # a symptom that nothing explains is named itself, with this
 EXPLAINED = 0.3  # what a stronger cause explains keeps this share of its confidence
 SUPPORT = 0.05  # each symptom that a cause explains adds this
+TRIED = 0.5  # a trial that bears a cause out brings it this much of the way to SURE
+SURE = 0.96
+REFUTED = 0.3  # what a trial speaks against keeps this share of its confidence
+
+_SYMPTOM_OF = {
+    "stalled": "loss-plateau",
+    "never learned": "never-learned",
+    "diverging": "loss-diverging",
+    "oscillating": "loss-oscillating",
+    "non-finite": "nonfinite-loss",
+}
+
+
+def explains(code: str, state: str) -> bool:
+    """Whether this code is a cause that produces an outcome of this state."""
+    rule = _BY_CAUSE.get(code)
+    return rule is not None and _SYMPTOM_OF.get(state) in rule.effects
 
 
 def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
@@ -163,17 +181,25 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     """
     spoken = _worst_by_code(f for f in findings if f.speaks)
     causes = {code: f for code, f in spoken.items() if CATALOGUE[code].kind == "cause"}
-    seen = {f.code for f in findings if "note" not in f.evidence}  # a note says what a callback does, not what it saw
-    explained = _explained(causes)
+    # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
+    seen = {f.code for f in findings if "note" not in f.evidence and "trial" not in f.evidence}
+    trials: dict[str, list[Finding]] = {}
+    for f in findings:
+        if "trial" in f.evidence:
+            trials.setdefault(f.code, []).append(f)
+    own = {code: _own(finding, trials.get(code, ())) for code, finding in causes.items()}
+    borne_out = {code for code in causes if sum(f.evidence["trial"] for f in trials.get(code, ())) > 0.5}
+    explained = _explained(causes, own, borne_out)
     ranked = []
     for code, finding in causes.items():
         effects = _BY_CAUSE[code].effects if code in _BY_CAUSE else ()
         support = [spoken[e] for e in effects if e in spoken and CATALOGUE[e].kind == "symptom"]
         noted = sum(1 for e in effects if e in seen and e not in spoken)
-        confidence = _own(finding) + SUPPORT * (len(support) + 0.5 * noted)
+        confidence = own[code] + SUPPORT * (len(support) + 0.5 * noted)
         if code in explained:
             confidence *= EXPLAINED
-        ranked.append(_cause(finding, min(confidence, 0.98), [finding, *support]))
+        tried = [f for f in trials.get(code, ()) if f is not finding]
+        ranked.append(_cause(finding, min(confidence, 0.98), [finding, *tried, *support]))
     reached = explained | {e for code in causes for e in (_BY_CAUSE[code].effects if code in _BY_CAUSE else ())}
     for code, finding in spoken.items():
         # a symptom that was mended and did not come back has cost nothing
@@ -192,8 +218,11 @@ def _worst_by_code(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {code: f for code, f in worst.items() if code in CATALOGUE}
 
 
-def _explained(causes: Mapping[str, Finding]) -> set[str]:
-    """Codes that a cause at least as strong produces. Of two that explain each other, the stronger, then the earlier."""
+def _explained(causes: Mapping[str, Finding], own: Mapping[str, float], borne_out: Set[str]) -> set[str]:
+    """Codes that a cause at least as strong produces. Of two that explain each other, the stronger, then the earlier.
+
+    What a trial speaks against explains nothing, and what it bears out is explained by a stronger cause alone.
+    """
     out = set()
     for code, finding in causes.items():
         for effect in _BY_CAUSE[code].effects if code in _BY_CAUSE else ():
@@ -201,17 +230,28 @@ def _explained(causes: Mapping[str, Finding]) -> set[str]:
             if other is None:
                 continue
             mutual = effect in _BY_CAUSE and code in _BY_CAUSE[effect].effects
-            if not mutual or (_own(finding), -finding.step) >= (_own(other), -other.step):
+            if own[code] < 0.5 * STATISTICAL or (effect in borne_out and own[code] < own[effect]):
+                continue
+            if not mutual or (own[code], -finding.step) >= (own[effect], -other.step):
                 out.add(effect)
     return out
 
 
-def _own(finding: Finding) -> float:
-    """Confidence from the finding alone. `strength` in its evidence, from 0 to 1, is the callback's own judgement."""
+def _own(finding: Finding, trials: Sequence[Finding] = ()) -> float:
+    """Confidence from the finding alone, and from the trials of it where any were made.
+
+    `strength` in a finding's evidence, from 0 to 1, is the callback's own judgement; `trial`, from -1 to 1, says how much
+    a trial speaks for it. Of several trials the mean counts.
+    """
     strength = finding.evidence.get("strength", math.nan)
     if math.isfinite(strength):
-        return STATISTICAL + (CERTAIN - STATISTICAL) * max(0.0, min(1.0, strength))
-    return CERTAIN if finding.severity == "critical" else 0.5 * (CERTAIN + STATISTICAL)
+        own = STATISTICAL + (CERTAIN - STATISTICAL) * max(0.0, min(1.0, strength))
+    else:
+        own = CERTAIN if finding.severity == "critical" else 0.5 * (CERTAIN + STATISTICAL)
+    weight = fmean(f.evidence["trial"] for f in trials) if trials else 0.0
+    if weight < 0:
+        return own * (1 + weight * (1 - REFUTED))
+    return own + max(0.0, SURE - own) * TRIED * min(weight, 1.0) if weight > 0 else own
 
 
 def _cause(finding: Finding, confidence: float, findings: Sequence[Finding]) -> Cause:

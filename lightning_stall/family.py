@@ -23,12 +23,15 @@ FAMILY = (
 )
 
 
-def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list[LightningCallback]:
+def stall_callbacks(
+    auto_remedy: bool = False, mute: Sequence[str] = (), *, trials: bool = True
+) -> list[LightningCallback]:
     """Every callback of the package, StallReport last: `Trainer(callbacks=stall_callbacks())`.
 
     Args:
         auto_remedy: let each apply its remedy; False only watches, and leaves the run bitwise alone.
         mute: codes never to be told, as in `mute=("class-imbalance",)`.
+        trials: let StallReport try on a copy what could be wrong, once a run fares badly (see there).
 
     Raises:
         MisconfigurationException: for an unknown code.
@@ -37,5 +40,6 @@ def stall_callbacks(auto_remedy: bool = False, mute: Sequence[str] = ()) -> list
     made: list[LightningCallback] = []
     for module, name in FAMILY:
         cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
-        made.append(cls(mute=codes) if name == "StallReport" else cls(auto_remedy=auto_remedy, mute=codes))
+        settings = {"trials": trials} if name == "StallReport" else {"auto_remedy": auto_remedy}
+        made.append(cls(mute=codes, **settings))
     return made

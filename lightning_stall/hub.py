@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_stall.finding import Finding
+from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
+from lightning_stall.logbook import Logbook
 from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.outcome import LossCurve, Outcome, judge
 from lightning_stall.readings import Readings, planned_steps
 from lightning_stall.remedies import RateScale
-from lightning_stall.sinks import ConsoleSink, JsonlSink, LoggerSink, write_layout
+from lightning_stall.sinks import ConsoleSink, JsonlSink
 from lightning_stall.sinks.console import tell
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Hub:
         self._trainer = weakref.ref(trainer)
         self._module = weakref.ref(module)
         self.members: list[StallCallback] = []
+        self._calls: dict[str, list[tuple[StallCallback, Any]]] = {}  # verb -> who has it, and what to call
+        self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
         self.labels = Labels()
@@ -57,6 +61,7 @@ class Hub:
         self.well_at = 0  # the last step at which the outcome was not bad
         self.baseline: float | None = None
         self.rate = RateScale()
+        self.trials: Any = None  # a `trials.plan.Trials`, where StallReport may make trials: what remedies may ask
         self.world_size: int = trainer.world_size
         self.rank: int = trainer.global_rank
         self.log_every: int = trainer.log_every_n_steps
@@ -75,8 +80,7 @@ class Hub:
         self.active = True
         self.shared: dict[str, list[float]] = {}  # name -> one number a rank, as of the last check
         self.file: JsonlSink | None = None
-        self._loggers = LoggerSink(trainer.loggers, axis=lambda f: max(f.step - 1, 0))
-        self._laid_out = False
+        self.logbook = Logbook(trainer)
         self._pending: list[tuple[Finding, bool]] = []
         self._series: list[tuple[float, float]] = []  # (loss, rate) a step, until the ranks have met
         self._errors: dict[int, str] = {}
@@ -86,7 +90,7 @@ class Hub:
                 self.file = JsonlSink(self.log_dir, resumed=self.step > 0)
                 self.journal.sinks.append(self.file)
             if self.log_every:
-                self.journal.sinks.append(self._loggers)
+                self.journal.sinks.append(self.logbook.loggers)
 
     @classmethod
     def of(cls, trainer: Any) -> Hub | None:
@@ -103,6 +107,7 @@ class Hub:
             hub = _HUBS[trainer] = cls(trainer, module)
             hub.rate.install(trainer.optimizers)
         hub.members.append(member)
+        hub._calls.clear()
         return hub
 
     @property
@@ -124,7 +129,7 @@ class Hub:
         trainer = self.trainer
         self.epoch, self.batch_idx = trainer.current_epoch, batch_idx
         self.step = self._steps_done(trainer) + 1
-        self.checking = any(due(self.step, m.every) for m in self.members)
+        self.checking = any(due(self.step, every) for every in self._every())
         self.readings.new_batch()
         self._each("before_batch", batch, batch_idx)
 
@@ -186,6 +191,7 @@ class Hub:
             self._meet()
         for member in sorted(self.members, key=lambda m: m.last_word):
             self.guard(member, "conclude")
+        self._own(self.logbook.draw, self.step)
         self.close()
 
     def abort(self, error: BaseException) -> None:
@@ -201,6 +207,7 @@ class Hub:
         self._pending.clear()
         for member in sorted(self.members, key=lambda m: m.last_word):
             self.guard(member, "conclude")
+        self._own(self.logbook.draw, self.step)
         self.close()
 
     def close(self) -> None:
@@ -221,6 +228,10 @@ class Hub:
             self._pending.append((finding, statistical))
         else:
             self.journal.submit(finding, statistical, self.gate_open)
+
+    def curves(self) -> Curves:
+        """The loss at every step, binned, and the numbers of the checks: what a report draws."""
+        return Curves.of(self.logbook.history, self.curve.means, self.curve.width, self.baseline)
 
     def mean_shared(self, name: str) -> float:
         """Mean over ranks of a number that callbacks share (see `StallCallback.share`); NaN before the first check."""
@@ -248,8 +259,21 @@ class Hub:
     def _steps_done(self, trainer: Any) -> int:
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
+    def _every(self) -> tuple[int, ...]:
+        """The members' intervals between checks."""
+        if not self._calls:
+            self._intervals = tuple({m.every for m in self.members})
+            self._calls = {v: [(m, getattr(m, v)) for m in self.members if v in m.verbs] for v in self._verbs()}
+        return self._intervals
+
+    def _verbs(self) -> set[str]:
+        return set().union(*(m.verbs for m in self.members))
+
     def _accumulating(self) -> bool:
-        return bool(self.module.automatic_optimization and self.trainer.fit_loop._should_accumulate())
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches == 1:  # nearly always, and the question is asked twice a step
+            return False
+        return bool(self.module.automatic_optimization and trainer.fit_loop._should_accumulate())
 
     def _read_loss(self, loss: Tensor) -> None:
         self.readings.rate_factor = self.rate.factor
@@ -293,22 +317,22 @@ class Hub:
                 self.guard(member, "check")
         if self.gate_open:
             self.journal.promote(self.step, self.epoch)
-        if self.log_every and self.trainer.is_global_zero:
-            self._own(self._log)
+        self._own(self._log)
 
     def _log(self) -> None:
-        if not self._laid_out:
-            self._laid_out = True
-            panels: dict[str, list[str]] = {}
-            for member in self.members:
-                for title, tags in (self.guard(member, "panels") or {}).items():
-                    panels.setdefault(title, []).extend(tags)
-            write_layout(self._loggers.loggers, panels)
         numbers: dict[str, float] = {}
         for member in self.members:
             if not member.failed and due(self.step, member.every):
                 numbers.update(self.guard(member, "numbers") or {})
-        self._loggers.numbers(numbers, self.step - 1)
+        self.logbook.write(self.trainer, self.step, numbers, self._panels)
+
+    def _panels(self) -> dict[str, list[str]]:
+        panels: dict[str, list[str]] = {}
+        for member in self.members:
+            for title, tags in (self.guard(member, "panels") or {}).items():
+                known = panels.setdefault(title, [])
+                known += [tag for tag in tags if tag not in known]
+        return panels
 
     def _meet(self) -> None:
         """One gather of a few numbers a rank; a second, of findings, only where some rank has any.
@@ -361,9 +385,15 @@ class Hub:
         self._set_outcome(judge(self.curve, self.step, self.baseline, self.labels.floor))
 
     def _each(self, verb: str, *args: Any) -> None:
-        for member in self.members:
-            if verb in member.verbs:
-                self.guard(member, verb, *args)
+        if not self._calls:
+            self._every()
+        for member, call in self._calls.get(verb, ()):
+            if member.failed and verb != "detach":
+                continue
+            try:
+                call(*args)
+            except Exception:
+                member.fail(traceback.format_exc())
 
     def guard(self, member: StallCallback, verb: str, *args: Any, call: Any = None, **kwargs: Any) -> Any:
         """Call `member.verb(...)`, or `call(member, ...)`; an exception switches that member off, and ends there."""

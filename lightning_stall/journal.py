@@ -59,6 +59,10 @@ class Journal:
 
     def _write(self, finding: Finding) -> None:
         self.told[finding.code] = finding.severity
+        self.note(finding)
+
+    def note(self, finding: Finding) -> None:
+        """Write a finding down beside what its code has said: what it says for or against it is for the diagnosis."""
         self.findings.append(finding)
         for sink in self.sinks:
             sink(finding)

@@ -175,7 +175,8 @@ class _Shape:
         steps = quarter * curve.width
         level = min(late, curve.level(max(8, n // 10))) if late < before else curve.level(max(8, n // 10))
         span = min(bins, max(1, bins // 16, math.ceil(5 / curve.width)))
-        best = min(fmean(curve.means[i : i + span]) for i in range(bins - span + 1))
+        sums = list(itertools.accumulate(curve.means, initial=0.0))
+        best = min(b - a for a, b in zip(sums, sums[span:], strict=False)) / span
         top = max(start, baseline) if baseline is not None else start
         if floor is not None:
             scale = top - floor

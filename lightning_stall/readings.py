@@ -10,7 +10,8 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -39,11 +40,24 @@ class GradientReading:
 
     params: Sequence[Parameter]
     norms: Tensor  # (P,), float32
-    total: Tensor  # (), float32
+    values: list[float] | None = None  # the norms, where reading them takes no wait
+
+    @cached_property
+    def total(self) -> Tensor:
+        """2-norm over all parameters, a scalar on the device."""
+        return total_norm(self.norms)
+
+    @cached_property
+    def known(self) -> float | None:
+        """The total as a number; None where only the device knows it."""
+        if self.values is None:
+            return None
+        total = math.hypot(*self.values)
+        # hypot lets an infinite value hide a NaN, which is the worse of the two
+        return total if total < math.inf or not any(math.isnan(v) for v in self.values) else math.nan
 
 
-@dataclass(frozen=True)
-class StepReading:
+class StepReading(NamedTuple):
     """One optimizer step as plain numbers."""
 
     step: int  # from 1
@@ -117,7 +131,7 @@ class Readings:
     order: dict[int, int] = field(default_factory=dict)
     _tables: dict[int, _Table] = field(default_factory=dict)
     _cache: dict[int, GradientReading] = field(default_factory=dict)
-    _losses: list[Tensor] = field(default_factory=list)
+    _losses: list[Tensor | float] = field(default_factory=list)  # of each micro-batch so far, as Lightning divides them
     _partial: list[Tensor] = field(default_factory=list)
     _mail: _Mail = field(default_factory=_Mail)
     _posted: set[int] = field(default_factory=set)  # optimizers that have posted in this batch
@@ -140,6 +154,12 @@ class Readings:
     def window_starts(self) -> bool:
         """Whether the next micro-batch is the first of its accumulation window."""
         return not self._losses
+
+    @property
+    def loss_here(self) -> float | None:
+        """The loss of this micro-batch, where it can be had without a wait for the device."""
+        loss = self._losses[-1] if self._losses else None
+        return loss if isinstance(loss, float) else None
 
     @property
     def copies(self) -> float | None:
@@ -165,7 +185,7 @@ class Readings:
             value = value.float().mean()
         if self.scaler is not None:
             value = value / self.scaler._scale
-        self._losses.append(value)
+        self._losses.append(value.item() if value.device.type == "cpu" else value)
 
     def after_backward(self, more_to_come: bool) -> None:
         """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
@@ -183,7 +203,8 @@ class Readings:
             norms = gradient_norms([p.grad for p in table.params], copies=self.copies)
             if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
                 norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
-            self._cache[key] = GradientReading(table.params, norms, total_norm(norms))
+            values = norms.tolist() if norms.device.type == "cpu" else None
+            self._cache[key] = GradientReading(table.params, norms, values)
             self.measured += 1
         return self._cache[key]
 
@@ -205,25 +226,30 @@ class Readings:
         """Send this step's numbers to the host, without waiting for them."""
         reading = self.gradients(optimizer)
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
-        scalars = (*self._losses, *self._partial, reading.total)
-        home = reading.total.device
         packed: Any
-        if home.type == "cpu" and all(v.device.type == "cpu" for v in scalars):
-            packed = [*(v.item() for v in scalars), *reading.norms.tolist()]  # nothing to wait for
-        else:
-            there = [v.to(home, non_blocking=True).float() for v in scalars]
-            packed = torch.cat([torch.stack(there), reading.norms])
         meta = {
             "step": step,
             "epoch": epoch,
             "batch_idx": batch_idx,
             "optimizer": index,
-            "names": self.table(optimizer).names,
+            "names": self._tables[id(optimizer)].names,
             "rate": self._rate(optimizer),
             "first": index not in self._posted,
             "scaled": self.scaler is not None,
             "counts": (len(self._losses), len(self._partial)),
         }
+        if reading.values is not None and all(isinstance(v, float) or v.device.type == "cpu" for v in self._losses):
+            losses = [float(v) for v in (*self._losses, *self._partial)]  # nothing to wait for
+            packed = [*losses, reading.known, *reading.values]
+        else:
+            home = reading.norms.device
+            there = [
+                v.to(home, torch.float32, non_blocking=True)
+                if isinstance(v, Tensor)
+                else torch.full((), v, device=home)
+                for v in (*self._losses, *self._partial, reading.total)
+            ]
+            packed = torch.cat([torch.stack(there), reading.norms])
         self._posted.add(index)
         self._losses, self._partial = [], []
         self._mail.post(packed, meta)
@@ -232,6 +258,8 @@ class Readings:
     def _rate(self, optimizer: Optimizer) -> float:
         """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""
         rates = [group.get("lr", 0.0) for group in optimizer.param_groups]
+        if len(rates) == 1 and type(rates[0]) is float:
+            return rates[0] * self.rate_factor
         on_host = [float(r) for r in rates if not isinstance(r, Tensor) or r.device.type == "cpu"]
         if on_host:
             return max(on_host) * self.rate_factor
@@ -241,6 +269,8 @@ class Readings:
 
     def collect(self, wait: bool) -> list[StepReading]:
         """The readings that have arrived on the host, oldest first."""
+        if not self._mail.queue:
+            return []
         readings = []
         for meta, numbers in self._mail.collect(wait):
             losses, partial = meta.pop("counts")

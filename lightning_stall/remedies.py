@@ -121,6 +121,21 @@ class StepControl:
             factor = coefficient.to(device, non_blocking=True) if on_device else coefficient  # type: ignore[union-attr]
             torch._foreach_mul_(group, factor)
 
+    def clip_on_device(self, optimizer: Optimizer, total: Tensor, limit: Tensor) -> bool:
+        """Cut a norm, a device scalar, to a limit, and leave out a step whose norm is not finite, in four launches.
+
+        Returns:
+            False where this optimizer takes no coefficient: then nothing was done.
+        """
+        if not fused(optimizer):
+            return False
+        self._mark(optimizer)
+        optimizer.grad_scale = torch.div(total, limit).clamp_(min=1.0)  # type: ignore[attr-defined]
+        # a finite number less itself is 0, and any other is NaN, which is not
+        found, others = torch.ne(total - total, 0.0, out=torch.empty_like(total)), getattr(optimizer, "found_inf", None)
+        optimizer.found_inf = found if others is None else torch.maximum(found, others)  # type: ignore[attr-defined]
+        return True
+
     def skip(self, optimizer: Optimizer, bad: Tensor | bool, wait: bool = True) -> bool | None:
         """Leave this step out where `bad` is true: a device scalar, or a bool where the host knows.
 

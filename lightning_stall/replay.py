@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_stall.finding import Finding
+from lightning_stall.history import Curves
 from lightning_stall.outcome import Outcome
 
 FINDINGS_FILE = "stall_findings.jsonl"
@@ -16,16 +17,18 @@ FINDINGS_FILE = "stall_findings.jsonl"
 
 @dataclass
 class Record:
-    """What one run left: its findings in order, and how it fared when it ended ("too early" where it was killed)."""
+    """What one run left: its findings in order, how it fared when it ended ("too early" where it was killed), curves."""
 
     findings: list[Finding] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
+    curves: Curves | None = None
 
 
 def read_run(path: str | Path) -> Record:
     """The last run in a `stall_findings.jsonl`, or in the directory that holds it.
 
-    A file holds a line a finding; a line with "run" begins a new run, one with "outcome" ends it. Half a line, left by a
+    A file holds a line a finding; a line with "run" begins a new run, one with "curves" holds what is drawn of it,
+    and one with "outcome" ends it. Half a line, left by a
     run that was killed while writing, is passed over.
 
     Raises:
@@ -43,6 +46,8 @@ def read_run(path: str | Path) -> Record:
         try:
             if "run" in data:
                 record = Record()
+            elif "curves" in data:
+                record.curves = Curves.from_dict(data["curves"])
             elif "outcome" in data:
                 record.outcome = Outcome(data["outcome"], data["step"], _numbers(data))
             else:

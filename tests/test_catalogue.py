@@ -192,9 +192,22 @@ def test_explain_whole_page():
         What it means
           Linear layers are stacked with no activation between them.
 
+        Seen when
+          the graph of the loss has linear layers one after the other, with nothing between them that
+          bends.
+
+        Not seen
+          Low-rank factors, projections around attention.
+
         Why it stalls training
           A linear map of a linear map is again one linear map, so the stack can represent no more than
           a single layer, however deep it is. The loss stops at what a linear model can reach.
+
+        An example
+              nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 4))
+
+        The same, mended
+              nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
 
         What to do
           Put an activation after each layer but the last:
@@ -288,3 +301,19 @@ def test_the_catalogue_needs_the_standard_library_only():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.startswith("lightning_stall.catalogue") or name.split(".")[0] in sys.stdlib_module_names
+
+
+def test_every_code_has_a_page_whose_snippets_are_python():
+    assert set(PAGES) == set(CODES)
+    for page in PAGES.values():
+        assert page.sick != page.mended
+        for snippet in (page.sick, page.mended):
+            ast.parse(snippet)
+        assert page.seen.endswith(".")
+        assert page.usually.endswith(".")
+        assert page.not_seen.endswith(".")
+
+
+def test_the_reference_pages_are_up_to_date():
+    folder = Path(__file__).parent.parent / "docs" / "codes"
+    assert {p.name: p.read_text() for p in folder.glob("*.md")} == pages(), "run `make docs`"

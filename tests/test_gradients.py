@@ -334,10 +334,11 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning_stall import AutoClip, GradientHealth, StallCallback
 
-kind, rank = sys.argv[2], int(os.environ["LOCAL_RANK"])
+kind, _, nccl = sys.argv[2].partition(" on ")
+rank = int(os.environ["LOCAL_RANK"])
 world = int(os.environ["WORLD_SIZE"])
 
 class Probe(StallCallback):
@@ -373,7 +374,7 @@ class Net(LightningModule):
     def configure_optimizers(self):
         if kind == "fsdp2-fused":
             return torch.optim.AdamW(self.parameters(), lr=1e-12, fused=True)
-        return torch.optim.SGD(self.parameters(), lr=1e-12)
+        return torch.optim.SGD(self.parameters(), lr=1e-12, foreach=False)  # tp mixes plain tensors and DTensors
 
 g = torch.Generator().manual_seed(1)
 x = torch.randn(64, 6, generator=g)
@@ -389,30 +390,39 @@ class Rows(torch.utils.data.Sampler):
     def __len__(self):
         return len(self.rows)
 
-data_parallel = {"ddp": world, "fsdp2": world, "fsdp2-fused": world, "tp": 1, "2d": 2}[kind]
-part = {"ddp": rank, "fsdp2": rank, "fsdp2-fused": rank, "tp": 0, "2d": rank // 2}[kind]
+data_parallel = {"tp": 1, "2d": 2}.get(kind, world)
+part = {"tp": 0, "2d": rank // 2}.get(kind, rank)
 loader = torch.utils.data.DataLoader(data, batch_size=8 // data_parallel, sampler=Rows(part, data_parallel))
-strategy = "ddp_find_unused_parameters_true" if kind == "ddp" else ModelParallelStrategy(
-    data_parallel_size=data_parallel, tensor_parallel_size=world // data_parallel, process_group_backend="gloo")
+if kind == "ddp":
+    strategy = "ddp_find_unused_parameters_true"
+elif kind == "fsdp1":
+    strategy = FSDPStrategy(auto_wrap_policy={nn.Linear})
+else:
+    strategy = ModelParallelStrategy(
+        data_parallel_size=data_parallel, tensor_parallel_size=world // data_parallel,
+        process_group_backend=nccl or "gloo")
 module = Net()
 after = []
 def used(optimizer, args, kwargs):
     full = lambda t: t.full_tensor() if hasattr(t, "full_tensor") else t
     grads = [full(p.grad) for p in module.parameters() if p.grad is not None]
-    after.append(float(torch.cat([v.detach().flatten() for v in grads]).norm()))
+    square = torch.cat([v.detach().flatten() for v in grads]).square().sum()
+    if kind == "fsdp1":  # a rank sees its own part
+        torch.distributed.all_reduce(square)
+    after.append(float(square.sqrt()))
 class Hook(Callback):
     def on_train_start(self, trainer, module):
         trainer.optimizers[0].register_step_post_hook(used)
 
 probe, clip = Probe(), AutoClip(warmup=2)
 trainer = Trainer(
-    accelerator="cpu", devices=world, strategy=strategy, max_epochs=1, use_distributed_sampler=False, logger=False,
+    accelerator="gpu" if nccl else "cpu", devices=world, strategy=strategy, max_epochs=1, use_distributed_sampler=False, logger=False,
     callbacks=[GradientHealth(), clip, probe, Hook()], default_root_dir=sys.argv[1], enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False,
 )
 trainer.fit(module, loader)
 result = {
-    "norms": probe.norms, "after": after, "limits": [list(p) for w in clip._watched.values() for p in w._rows],
+    "norms": probe.norms, "after": after, "limits": [list(p) for w in clip._watched.values() for p in w.pairs()],
     "failed": [str(c.failed) for c in (probe, clip) if c.failed],
 }
 json.dump(result, open(os.path.join(sys.argv[1], f"{rank}.json"), "w"))
@@ -472,8 +482,24 @@ def whole_run() -> list[dict[str, float]]:
     return out
 
 
+ON_GPUS = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "world"), [("ddp", 2), ("fsdp2", 2), ("fsdp2-fused", 2), ("tp", 2), ("2d", 4)])
+@pytest.mark.parametrize(
+    ("kind", "world"),
+    [
+        ("ddp", 2),
+        ("fsdp2", 2),
+        ("fsdp2-fused", 2),
+        ("tp", 2),
+        ("2d", 4),
+        *(pytest.param(f"{k} on nccl", 2, marks=ON_GPUS) for k in ("ddp", "fsdp1", "fsdp2", "fsdp2-fused", "tp")),
+    ],
+)
 def test_ranks_read_the_norms_of_the_whole(tmp_path: Path, kind: str, world: int) -> None:
     results, expected = ranks(tmp_path, kind, world), whole_run()
     for result in results:
@@ -482,7 +508,7 @@ def test_ranks_read_the_norms_of_the_whole(tmp_path: Path, kind: str, world: int
         for (norms, total), twin in zip(result["norms"], expected, strict=True):
             assert {n: v for n, v in norms.items() if v} == pytest.approx(twin, rel=1e-5)
             assert total == pytest.approx(sum(v * v for v in twin.values()) ** 0.5, rel=1e-6)
-        if kind != "fsdp2-fused":  # a fused kernel on the CPU leaves the gradients as they were
+        if not kind.startswith("fsdp2-fused"):  # a fused kernel on the CPU leaves the gradients as they were
             for (total, limit), after in zip(result["limits"], result["after"], strict=True):
                 assert after == pytest.approx(min(total, limit), rel=1e-4)
     assert all(r["norms"] == results[0]["norms"] for r in results)

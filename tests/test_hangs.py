@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -60,8 +61,8 @@ def block() -> None:
     time.sleep(60)
 
 
-def spin() -> None:
-    end = time.monotonic() + 60
+def spin(seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
 
@@ -151,6 +152,24 @@ def test_a_step_that_blocks_is_told_and_goes_on(make_trainer: MakeTrainer) -> No
     assert finding.evidence["deadline"] == pytest.approx(0.6)
     assert "in nap" in finding.summary
     assert "training-hang" not in monitor.hub.journal.told  # it went on, and does not hold any more
+
+
+@pytest.mark.parametrize(("what", "told"), [(lambda: time.sleep(4.0), True), (lambda: spin(4.0), False)])
+@pytest.mark.parametrize("where", ["worker", "loader", "step"])
+def test_where_nobody_computes_it_is_told_early(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, what: Callable[[], None], told: bool, where: str
+) -> None:
+    """With the default timeout, and on: a step of four seconds is unusual, but may be work."""
+    monkeypatch.setattr("lightning_stall.pipeline.run.ASLEEP", 2.0)
+    monitor = DataStarvationMonitor(hang_action="raise")  # an early word ends nothing
+    module = Net(lambda i: what() if where == "step" and i == 8 else None)
+    data = Samples(what, at=-1 if where == "step" else 33)
+    loader = DataLoader(data, batch_size=4, num_workers=1 if where == "worker" else 0)
+    with pytest.warns(StallWarning) if told else contextlib.nullcontext():
+        make_trainer([monitor], log_every_n_steps=1).fit(module, loader)
+    codes = ["training-hang" if where == "step" else "dataloader-hang"] if told else []
+    assert [f.code for f in findings(monitor)] == codes
+    assert all("while nobody computes" in f.summary for f in findings(monitor))
 
 
 def test_a_step_that_blocks_ends_the_run_where_asked(make_trainer: MakeTrainer) -> None:

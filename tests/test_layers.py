@@ -13,7 +13,7 @@ ROOT = Path(lightning_stall.__file__).parent
 LAYERS = [
     ["version"],
     ["catalogue", "finding"],
-    ["detectors", "outcome"],
+    ["detectors", "history", "outcome"],
     ["diagnosis", "replay", "report"],
     ["errors"],
     ["measure"],
@@ -22,17 +22,19 @@ LAYERS = [
     ["remedies"],
     ["remedies_batchnorm", "remedies_inputs"],
     ["sinks"],
-    ["journal", "pipeline"],
+    ["journal", "logbook", "pipeline"],
     ["hub"],
+    ["trials"],
     ["callback"],
     ["callbacks"],
-    ["family", "trials"],
+    ["family"],
     ["testing"],
     ["demo"],
     ["plugin", "cli"],
+    ["__main__"],
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-PURE = {"catalogue", "finding", "detectors", "outcome", "diagnosis", "replay", "report"}
+PURE = {"catalogue", "finding", "detectors", "history", "outcome", "diagnosis", "replay", "report"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
@@ -66,7 +68,7 @@ def test_imports_go_down(path: Path) -> None:
     for module in imports(path):
         if module.startswith("lightning_stall."):
             other = part(module)
-            same_package = other == own and own in ("catalogue", "measure", "sinks", "pipeline", "verdicts")
+            same_package = other == own and own in ("catalogue", "measure", "sinks", "pipeline", "verdicts", "report", "trials")
             assert RANK[other] < RANK[own] or same_package, f"{path.name} imports {module}"
 
 

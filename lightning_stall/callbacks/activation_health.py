@@ -19,7 +19,7 @@ from lightning_stall.measure.activations import Kind, activations, at_the_edge, 
 from lightning_stall.measure.initial import Start, starts
 from lightning_stall.readings import plain_name
 from lightning_stall.remedies import swap
-from lightning_stall.sinks import clean_tag
+from lightning_stall.sinks import clean_tag, themes
 
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
 SATURATED = 0.6  # share of a layer's values at the limits
@@ -176,10 +176,9 @@ class ActivationHealth(StallCallback):
         return values
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {
-            "dead units by layer": ["stall/activations/dead/.*"],
-            "saturated values by layer": ["stall/activations/saturated/.*"],
-        }
+        if not self.layers:
+            return {}
+        return {themes.ACTIVATIONS: ["stall/activations/dead/.*", "stall/activations/saturated/.*"]}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHos
 from lightning_stall.measure.gradients import is_dtensor
 from lightning_stall.readings import GradientReading, StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
+from lightning_stall.sinks import themes
 from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
@@ -114,8 +115,9 @@ class AutoClip(StallCallback):
         if not self._watched and self._buffers is None:  # the first batch: all callbacks have joined by now
             others = [m for m in self.hub.members if m is not self and "nonfinite-gradients" in m.codes]
             self._alone = not others
-            if self.auto_remedy and not any(m.auto_remedy for m in others):
-                self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.hub.module)])
+            layers = [m for _, m in batchnorm_layers(self.hub.module)]
+            if self.auto_remedy and layers and not any(m.auto_remedy for m in others):
+                self._buffers = BufferSnapshot(layers)
         if self._buffers is not None and self.hub.readings.window_starts:
             self._buffers.take()
 
@@ -130,15 +132,13 @@ class AutoClip(StallCallback):
         if not reading.params:
             return
         watched = self._watched.get(id(optimizer)) or self._watch(optimizer, reading)
-        if watched.device is not None:
+        total = reading.known
+        if watched.device is not None or total is None:
             limit = watched.rule.update(reading.total)
             watched.add(reading.total, limit)
             if self.auto_remedy:
-                bad = ~(reading.total < math.inf)
-                self._cut(optimizer, reading, (limit / reading.total).clamp(max=1.0))
-                self._leave_out(optimizer, bad)
+                self._act_on_device(optimizer, reading, limit)
             return
-        total = reading.total.item()
         limit = watched.rule.update(total)
         watched.add(total, limit)
         if self.auto_remedy and not math.isfinite(total):
@@ -199,7 +199,7 @@ class AutoClip(StallCallback):
         return self._numbers | skipped
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {"clipping": ["stall/clip/.*norm_before$", "stall/clip/.*norm_after$", "stall/clip/.*threshold$"]}
+        return {themes.CLIPPING: ["stall/clip/.*norm_before$", "stall/clip/.*norm_after$", "stall/clip/.*threshold$"]}
 
     def state(self) -> dict[str, Any]:
         rules = self._rules | {self._index(w.optimizer): w.rule.save() for w in self._watched.values()}
@@ -212,7 +212,7 @@ class AutoClip(StallCallback):
     # ------------------------------------------------------------------ clipping
 
     def _watch(self, optimizer: Optimizer, reading: GradientReading) -> Watched:
-        home = reading.total.device
+        home = reading.norms.device
         host = self._on_host(home)
         rule: PercentileOnHost | PercentileOnDevice | ZScoreOnHost | ZScoreOnDevice
         if self.method == "zscore":
@@ -227,6 +227,15 @@ class AutoClip(StallCallback):
         watched = Watched(optimizer, reading.params, rule, None if host else home)
         self._watched[id(optimizer)] = watched
         return watched
+
+    def _act_on_device(self, optimizer: Optimizer, reading: GradientReading, limit: Tensor) -> None:
+        total, scaled = reading.total, self.hub.readings.scaler is not None
+        if not scaled and self._control.clip_on_device(optimizer, total, limit):
+            if self._buffers is not None:
+                self._buffers.restore(~(total < math.inf))
+            return
+        self._cut(optimizer, reading, (limit / total).clamp(max=1.0))
+        self._leave_out(optimizer, ~(total < math.inf))
 
     def _on_host(self, home: torch.device) -> bool:
         """Whether numbers of this device can be read without a wait."""

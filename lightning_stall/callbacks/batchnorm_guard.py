@@ -17,7 +17,7 @@ from lightning_stall.measure.batchnorm_readings import BatchNormReadings, Rehear
 from lightning_stall.readings import plain_name
 from lightning_stall.remedies import batchnorm_layers
 from lightning_stall.remedies_batchnorm import Conversion, KeptBatches, RunningInstead, shorten_epoch
-from lightning_stall.sinks import clean_tag
+from lightning_stall.sinks import clean_tag, themes
 from lightning_stall.verdicts import batchnorm as verdicts
 from lightning_stall.verdicts.batchnorm import SMALL, STALE, BothWays, Layer, Setting, Verdict
 
@@ -173,11 +173,9 @@ class BatchNormBatchSizeGuard(StallCallback):
         return numbers
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {
-            "BatchNorm: values per channel": ["stall/batchnorm/values/.*"],
-            "BatchNorm: batch means from running ones": ["stall/batchnorm/spread/.*"],
-            "BatchNorm: loss by batch and by running statistics": ["stall/batchnorm/loss_.*"],
-        }
+        if not self.seen.names:  # a model without BatchNorm gets no empty panels
+            return {}
+        return {themes.BATCHNORM: ["stall/batchnorm/spread/.*", "stall/batchnorm/loss_.*"]}
 
     def share(self) -> Mapping[str, float]:
         worst = self.seen.worst()

@@ -18,6 +18,7 @@ from lightning_stall.pipeline.run import PipelineRun
 from lightning_stall.pipeline.sayings import Saying, dead_worker, tuned, workers_wanted
 from lightning_stall.pipeline.tuner import Setting, Tuner, apply, refusal
 from lightning_stall.remedies import swap
+from lightning_stall.sinks import themes
 
 
 class DataStarvationMonitor(StallCallback):
@@ -43,7 +44,8 @@ class DataStarvationMonitor(StallCallback):
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
         hang_timeout: seconds without any progress that are a hang, at the least; ten times the run's own longest batch
-            where that is more. None takes 300 seconds. The first batch of all has half an hour; validation and
+            where that is more. None takes 300 seconds, and, in a run of one process, tells already after 6 where nobody
+            computes: neither the training nor the worker it waits for. The first batch of all has half an hour; validation and
             checkpoints have all the time they take.
         hang_action: "report" tells the hang and goes on waiting; "raise" ends the run with an error that says all of it
             and kills the workers.
@@ -125,7 +127,7 @@ class DataStarvationMonitor(StallCallback):
             self.hub.trainer,
             self._watch,
             self.threshold,
-            hang_floor=self.hang_timeout or watchdog.FLOOR,
+            hang_floor=self.hang_timeout,
             on_hang=self._hangs,
             interrupt=self.hang_action == "raise",
         )
@@ -228,11 +230,7 @@ class DataStarvationMonitor(StallCallback):
         return values
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {
-            "where a step's time goes": ["stall/step/.*_seconds$"],
-            "wait for data": ["stall/data/.*_seconds$"],
-            "share of time without data": ["stall/data/.*_share$"],
-        }
+        return {themes.TIME: ["stall/step/.*_seconds$"], themes.WAIT: ["stall/data/.*_share$"]}
 
     def __getstate__(self) -> dict[str, Any]:
         """Threads, timers and what is patched belong to one fit in one process."""

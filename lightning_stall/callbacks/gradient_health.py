@@ -16,7 +16,7 @@ from lightning_stall.detectors import Spike
 from lightning_stall.measure.instability import find
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
-from lightning_stall.sinks import clean_tag
+from lightning_stall.sinks import clean_tag, themes
 
 DECAY = 1e-4  # a gradient this much smaller at the input than at the output has vanished on the way
 NOTHING = 1e-8  # root mean square gradient an element; Adam's epsilon, below which it does not move a weight either
@@ -61,6 +61,7 @@ class GradientHealth(StallCallback):
 
     def _reset(self) -> None:
         self.spikes: dict[int, Spike] = {}
+        self.told_bad = False  # of a non-finite step, and not retracted since
         self.first: list[float] = []  # total norms of the first steps
         self.recent: list[float] = []  # and of the last ones
         self.skipped = 0
@@ -91,14 +92,19 @@ class GradientHealth(StallCallback):
             self._buffers.take()
 
     def before_backward(self, loss: Tensor) -> None:
-        # on an accelerator the loss is on its way; only at a check may it be waited for
-        if not self.searched and (loss.device.type == "cpu" or self.hub.checking) and not bool(loss.isfinite().all()):
+        if self.searched:
+            return
+        value = self.hub.readings.loss_here
+        if value is None and self.hub.checking:  # it is on its way; only at a check may it be waited for
+            value = float(loss.detach().float().mean())
+        if value is not None and not math.isfinite(value):
             self._search(loss, in_gradient=False)
 
     def before_step(self, optimizer: Optimizer) -> None:
-        reading = self.hub.readings.gradients(optimizer)
-        waits = reading.total.device.type != "cpu" and not self.hub.checking
-        if not self.searched and not waits and not self.hub.readings.scaler and not bool(reading.total.isfinite()):
+        reading, total = self.hub.readings.gradients(optimizer), None
+        if not self.searched and not self.hub.readings.scaler:
+            total = float(reading.total) if reading.known is None and self.hub.checking else reading.known
+        if total is not None and not math.isfinite(total):
             again = run_again(self.hub.trainer, self.hub.module, self.batch)
             if again is not None and bool(again.isfinite().all()):
                 self._search(again, in_gradient=True)
@@ -121,11 +127,13 @@ class GradientHealth(StallCallback):
         if not finite:
             return
         self.last = reading
-        if not self.first or len(self.first) < 5:
+        if len(self.first) < 5:
             self.first.append(reading.total_norm)
         self.recent.append(reading.total_norm)
         del self.recent[:-5]
-        spike = self.spikes.setdefault(reading.optimizer, Spike(factor=30.0, sigmas=8.0))
+        spike = self.spikes.get(reading.optimizer)
+        if spike is None:
+            spike = self.spikes[reading.optimizer] = Spike(factor=30.0, sigmas=8.0)
         if spike.update(reading.total_norm):
             self._leapt(reading, spike)
         elif self.leapt_at and reading.step > self.leapt_at + REMEMBER:
@@ -150,15 +158,16 @@ class GradientHealth(StallCallback):
         values |= {f"stall/gradients/layers/{clean_tag(name)}": norm for name, norm in self.layers}
         if not math.isnan(self.ratio):
             values["stall/updates/ratio"] = self.ratio
+            values |= themes.updates("ratio", self.ratio)
         if self.auto_remedy:
             values["stall/gradients/skipped_steps"] = float(self.skipped)
         return values
 
     def panels(self) -> Mapping[str, Sequence[str]]:
         return {
-            "gradient norm": ["stall/gradients/total_norm$"],
-            "gradient norm by layer": ["stall/gradients/layers/.*"],
-            "update-to-weight ratio": ["stall/updates/ratio$"],
+            themes.DEPTH: ["stall/gradients/layers/.*"],
+            themes.CLIPPING: ["stall/gradients/total_norm$"],
+            themes.UPDATES: ["stall/updates/log10_.*"],
         }
 
     def state(self) -> dict[str, Any]:
@@ -185,12 +194,17 @@ class GradientHealth(StallCallback):
     def _observe_finite(self, reading: StepReading) -> bool:
         """Whether this step is made of numbers; tells it where not."""
         bad_losses = [i for i, v in enumerate(reading.losses) if not math.isfinite(v)]
-        bad_params = [n for n, v in zip(reading.names, reading.norms, strict=True) if not math.isfinite(v)]
+        bad_params = []
+        if not math.isfinite(reading.total_norm):
+            bad_params = [n for n, v in zip(reading.names, reading.norms, strict=True) if not math.isfinite(v)]
         if not bad_losses and not bad_params:
             self.bad_in_a_row = 0
-            self.retract("nonfinite-loss")
-            self.retract("nonfinite-gradients")
+            if self.told_bad:
+                self.told_bad = False
+                self.retract("nonfinite-loss")
+                self.retract("nonfinite-gradients")
             return True
+        self.told_bad = True
         self.bad_in_a_row += 1
         remedy = self._remedy_done(reading, bool(bad_params))
         if bad_losses:

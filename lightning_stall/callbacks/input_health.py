@@ -20,6 +20,7 @@ from lightning_stall.measure.updates import WeightSample
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies_inputs import LeaveOut, Standardizer
+from lightning_stall.sinks import themes
 from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.batches import BatchJudge, Context, nonfinite, too_little
 from lightning_stall.verdicts.inputs import Verdict
@@ -324,7 +325,7 @@ class InputHealth(StallCallback):
         return {**self.judge.logged, **skips}
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {"inputs": ["stall/inputs/(mean|std)/.*"], "class shares": ["stall/targets/share/.*"]}
+        return {themes.INPUTS: ["stall/inputs/(mean|std)/.*", "stall/targets/share/.*"]}
 
     def state(self) -> dict[str, Any]:
         skipped = self._remedy.skipped if self._remedy is not None else self.skipped

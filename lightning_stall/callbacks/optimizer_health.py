@@ -15,6 +15,7 @@ from lightning_stall.callback import StallCallback
 from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name
+from lightning_stall.sinks import themes
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
@@ -162,15 +163,16 @@ class OptimizerHealth(StallCallback):
                 "stall/updates/median_ratio": self.medians[-1],
                 "stall/updates/largest_ratio": max(finite, default=0.0),
             }
+            values |= themes.updates("ratio", self.medians[-1])
+            values |= themes.updates("largest_ratio", max(finite, default=0.0))
         if self.cosines:
             values["stall/updates/overshoot"] = self.cosines[-1]
         return values
 
     def panels(self) -> Mapping[str, Sequence[str]]:
         return {
-            "update-to-weight ratio": ["stall/updates/(median|largest)_ratio$"],
-            "overshoot": ["stall/updates/overshoot$"],
-            "learning rate": ["stall/rate/schedule$"],
+            themes.UPDATES: ["stall/updates/log10_.*"],
+            themes.RATE: ["stall/rate/schedule$"],
         }
 
     def share(self) -> Mapping[str, float]:

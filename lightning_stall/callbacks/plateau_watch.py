@@ -14,6 +14,7 @@ from lightning_stall.detectors import Overfitting, Plateau
 from lightning_stall.errors import require
 from lightning_stall.outcome import LossCurve
 from lightning_stall.remedies import WeightsSnapshot
+from lightning_stall.sinks import themes
 from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
@@ -33,7 +34,7 @@ class PlateauWatch(StallCallback):
     a constant predictor. With `monitor` a plateau of that metric counts too.
 
     Logs: `stall/loss/smoothed`, `stall/loss/best`, `stall/loss/baseline` (a constant predictor's loss),
-    `stall/rate/effective`, `stall/rate/factor`.
+    `stall/outcome/bad` (1 while the outcome is a bad one, else 0), `stall/rate/effective`, `stall/rate/factor`.
 
     Args:
         monitor: a metric the module logs, in steps, epochs or validation; None for the training loss.
@@ -179,13 +180,17 @@ class PlateauWatch(StallCallback):
     def numbers(self) -> Mapping[str, float]:
         evidence = self.hub.outcome.evidence
         names = {"level": "smoothed", "best": "best", "baseline": "baseline"}
-        values = {f"stall/loss/{tag}": evidence[name] for name, tag in names.items() if name in evidence}
+        curve = self.hub.curve
+        values = {"stall/outcome/bad": float(self.hub.outcome.bad)}
+        if curve.n:  # from the first check on, so that EarlyStopping may monitor it
+            values |= {"stall/loss/smoothed": curve.level(20), "stall/loss/best": min(curve.means)}
+        values |= {f"stall/loss/{tag}": evidence[name] for name, tag in names.items() if name in evidence}
         values["stall/rate/effective"] = self._rate() * self.hub.rate.factor
         values["stall/rate/factor"] = self.scale
         return values
 
     def panels(self) -> Mapping[str, Sequence[str]]:
-        return {"training loss": ["stall/loss/.*"], "learning rate": ["stall/rate/effective$"]}
+        return {themes.OUTCOME: ["stall/loss/.*", "stall/outcome/bad$"], themes.RATE: ["stall/rate/effective$"]}
 
     def state(self) -> dict[str, Any]:
         kept = ("scale", "seen_at", "changed_at", "was_flat", "level_before", "rests_until", "value", "undone")

@@ -42,9 +42,16 @@ def explain(code: str) -> str:
         _refuse(code, "explain")
     entry = CATALOGUE[code]
     mute = [f'{CODE_INDENT}{place}(mute=("{code}",))' for place in (*entry.callbacks, "stall_callbacks")]
+    from lightning_stall.catalogue.reference import PAGES  # which imports this module
+
+    page = PAGES[code]
     sections = {
         "What it means": entry.means,
+        "Seen when": page.seen,
+        "Not seen": page.not_seen,
         "Why it stalls training": entry.why,
+        "An example": textwrap.indent(page.sick, CODE_INDENT),
+        "The same, mended": textwrap.indent(page.mended, CODE_INDENT),
         "What to do": entry.advice,
         "What auto_remedy=True may do": entry.remedy
         or "Nothing: only a person can mend this. Follow the advice above.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 NO_LIMIT = 2.0**126  # a norm that no run has; infinity would make NaN where two limits are interpolated
 LEAP = 10.0  # times the usual norm: where a step is cut while the rule still warms up
 ENTRY = 100.0  # times the limit: the most that one step counts for in the history, so that no outlier can own it
+OFTEN = 64  # norms kept, up to which the percentile is taken anew at each step
 EARLY = 10  # norms in which a far outlier, which may have come first, is brought back to `LEAP * ENTRY` times the least
 ALPHA = 0.97  # how much of the running mean a step keeps (ZClip's value): it reaches back about 33 steps
 
@@ -25,7 +26,8 @@ class PercentileOnHost:
     """Limit at a percentile of the last `size` norms, the present one among them (Seetharaman et al., 2020).
 
     During the first `warmup` norms the limit is `LEAP` times their (lower) median. A norm that is zero or not finite is
-    not kept.
+    not kept. While up to `OFTEN` norms are kept the percentile is taken at each; with more it hardly moves from one to
+    the next, and is taken once as many new ones have come as a share of `1 / OFTEN` of them.
 
     Args:
         size: norms kept.
@@ -37,6 +39,7 @@ class PercentileOnHost:
         self.size, self.share, self.warmup = size, percentile / 100, warmup
         self.recent: deque[float] = deque()
         self.ordered: list[float] = []
+        self.fresh: list[float] = []  # not yet among them
         self.seen = 0
         self.limit = NO_LIMIT
 
@@ -44,8 +47,13 @@ class PercentileOnHost:
         """Take the norm of this step; returns the limit for it."""
         if not 0.0 < total < math.inf:
             return self.limit
-        self._enter(min(total, self.limit * ENTRY))
+        self.fresh.append(total)
         self.seen += 1
+        if len(self.fresh) * OFTEN <= len(self.recent):
+            return self.limit
+        for value in self.fresh:
+            self._enter(min(value, self.limit * ENTRY))
+        self.fresh.clear()
         cap = LEAP * ENTRY * self.ordered[0]
         if self.seen <= max(EARLY, self.warmup) and self.ordered[-1] > cap:
             self.recent = deque(min(v, cap) for v in self.recent)
@@ -66,17 +74,16 @@ class PercentileOnHost:
 
     def restart(self, norms: Sequence[float]) -> None:
         """Forget the history; go on from these norms, oldest first."""
-        self.load(torch.tensor([self.seen, _quantile(sorted(norms), self.share), *norms], dtype=torch.float64))
+        self.load(_packed(self.seen, _quantile(sorted(norms), self.share), norms, ()))
 
     def save(self) -> Tensor:
-        """Everything it knows as one vector on the host: norms seen, limit, the norms kept, oldest first."""
-        return torch.tensor([self.seen, self.limit, *self.recent], dtype=torch.float64)
+        """Everything it knows as one vector on the host: norms seen, limit, how many are fresh, all norms by age."""
+        return _packed(self.seen, self.limit, self.recent, self.fresh)
 
     def load(self, saved: Tensor) -> None:
         """Take back what `save` gave, on either kind of device."""
-        seen, self.limit, *norms = saved.tolist()
-        self.seen = int(seen)
-        self.recent = deque(norms[-self.size :])
+        self.seen, self.limit, kept, self.fresh = _unpacked(saved)
+        self.recent = deque(kept[-self.size :])
         self.ordered = sorted(self.recent)
 
 
@@ -90,16 +97,31 @@ class PercentileOnDevice:
     def __init__(self, size: int, percentile: float, warmup: int, device: torch.device) -> None:
         self.size, self.share, self.warmup = size, percentile / 100, warmup
         self.ring = torch.full((size,), NO_LIMIT, device=device)
+        self.fresh = torch.zeros(size // OFTEN + 1, device=device)  # not yet in the ring
         self.limit = torch.full((), NO_LIMIT, device=device)
         self.seen = 0
+        self.waiting = 0  # how many are fresh
         self.start = 0  # norms before this one are forgotten
 
     def update(self, total: Tensor) -> Tensor:
         """Take the norm of this step, a device scalar; returns the limit for it, on the device."""
-        value = torch.nan_to_num(total, nan=0.0, posinf=0.0)
-        entry = torch.minimum(value, self.limit * ENTRY)
-        torch.where(value > 0, entry, self.limit, out=self.ring[(self.seen - self.start) % self.size])
+        self.fresh[self.waiting].copy_(total)
+        self.waiting += 1
         self.seen += 1
+        if self.waiting * OFTEN > min(self.seen - self.waiting - self.start, self.size):
+            self._enter()
+        return self.limit
+
+    def _enter(self) -> None:
+        """Put the fresh norms into the ring, and take the percentile anew."""
+        values = torch.nan_to_num(self.fresh[: self.waiting], nan=0.0, posinf=0.0)
+        values = torch.where(values > 0, torch.minimum(values, self.limit * ENTRY), self.limit)
+        first = (self.seen - self.waiting - self.start) % self.size
+        room = min(self.waiting, self.size - first)
+        self.ring[first : first + room] = values[:room]
+        if room < self.waiting:
+            self.ring[: self.waiting - room] = values[room:]
+        self.waiting = 0
         count = min(self.seen - self.start, self.size)
         ordered = self.ring[:count].sort().values
         if self.seen <= max(EARLY, self.warmup):
@@ -111,28 +133,39 @@ class PercentileOnDevice:
         else:
             place, weight = _place(count, self.share)
             self.limit = torch.lerp(ordered[place], ordered[place + 1], weight) if weight else ordered[place].clone()
-        return self.limit
 
     def restart(self, norms: Sequence[float]) -> None:
         """Forget the history; go on from these norms, oldest first."""
-        self.load(torch.tensor([self.seen, _quantile(sorted(norms), self.share), *norms], dtype=torch.float64))
+        self.load(_packed(self.seen, _quantile(sorted(norms), self.share), norms, ()))
 
     def save(self) -> Tensor:
         """As `PercentileOnHost.save`; waits for the device."""
-        entered = self.seen - self.start
+        entered = self.seen - self.waiting - self.start
         norms = self.ring.cpu().double()
         norms = norms[:entered] if entered < self.size else norms.roll(-(entered % self.size))
-        known = norms[norms < NO_LIMIT]
-        return torch.cat([torch.tensor([self.seen, float(self.limit)], dtype=torch.float64), known])
+        fresh = self.fresh[: self.waiting].tolist()
+        return _packed(self.seen, float(self.limit), norms[norms < NO_LIMIT].tolist(), fresh)
 
     def load(self, saved: Tensor) -> None:
         """Take back what `save` gave, on either kind of device."""
-        norms = saved[2:][-self.size :].float()
+        self.seen, limit, norms, fresh = _unpacked(saved)
+        norms = norms[-self.size :]
         self.ring.fill_(NO_LIMIT)
-        self.ring[: len(norms)] = norms.to(self.ring.device)
-        self.limit = saved[1].float().to(self.ring.device)
-        self.seen = int(saved[0])
-        self.start = self.seen - len(norms)
+        self.ring[: len(norms)] = torch.tensor(norms, dtype=torch.float32).to(self.ring.device)
+        self.limit = torch.tensor(limit, dtype=torch.float32).to(self.ring.device)
+        self.waiting = len(fresh)
+        self.fresh[: self.waiting] = torch.tensor(fresh, dtype=torch.float32).to(self.ring.device)
+        self.start = self.seen - len(norms) - self.waiting
+
+
+def _packed(seen: int, limit: float, kept: Iterable[float], fresh: Sequence[float]) -> Tensor:
+    return torch.tensor([seen, limit, len(fresh), *kept, *fresh], dtype=torch.float64)
+
+
+def _unpacked(saved: Tensor) -> tuple[int, float, list[float], list[float]]:
+    seen, limit, fresh, *norms = saved.tolist()
+    kept = len(norms) - int(fresh)
+    return int(seen), limit, norms[:kept], norms[kept:]
 
 
 class ZScoreOnHost:

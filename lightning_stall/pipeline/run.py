@@ -18,7 +18,7 @@ from lightning_stall.pipeline.randomness import AlikeWatch
 from lightning_stall.pipeline.sayings import Saying, Starved
 from lightning_stall.pipeline.stacks import Looks, PartCodes, StackSampler
 from lightning_stall.pipeline.verdict import ENOUGH, Crowd, Verdict, processes_here
-from lightning_stall.pipeline.watchdog import Hang, Watchdog, worker_lines
+from lightning_stall.pipeline.watchdog import ASLEEP, FLOOR, Hang, Watchdog, awaited, worker_lines
 
 SCARCE = 0.05  # share of the machine's memory; below it the system may soon kill a worker
 
@@ -30,7 +30,7 @@ class PipelineRun:
         trainer: in its fit, loaders made.
         watch: of the loaders; its probes may already run in their workers.
         threshold: share of the step's time from which on waiting is starvation.
-        hang_floor: seconds; the least that is a hang.
+        hang_floor: seconds; the least that is a hang. None takes what the watchdog does.
         on_hang: takes a `Hang`, in another thread.
         interrupt: whether a hang ends the run.
     """
@@ -40,7 +40,7 @@ class PipelineRun:
         trainer: Any,
         watch: LoaderWatch,
         threshold: float,
-        hang_floor: float,
+        hang_floor: float | None,
         on_hang: Callable[[Hang], None],
         interrupt: bool,
     ) -> None:
@@ -62,7 +62,16 @@ class PipelineRun:
         self._alike = AlikeWatch()
         self._alike_told = False
         self._epoch_over = False
-        self.dog = Watchdog(self.clock, self._look_at_workers, on_hang, floor=hang_floor, interrupt=interrupt)
+        self.dog = Watchdog(
+            self.clock,
+            self._look_at_workers,
+            on_hang,
+            floor=FLOOR if hang_floor is None else hang_floor,
+            interrupt=interrupt,
+            # where ranks wait for each other, sleeping tells nothing
+            asleep=ASLEEP if hang_floor is None and trainer.world_size == 1 else None,
+            waited_for=self._waited_for,
+        )
         try:
             self.clock.attach(trainer)
             self.new_epoch()
@@ -291,6 +300,12 @@ class PipelineRun:
                 stacks.append(f"Stack of worker {waited_for}:\n{stack}")
         return lines, stacks
 
+    def _waited_for(self) -> int | None:
+        """For the watchdog: the worker whose batch the training waits for."""
+        if self.clock.phase not in ("fetch", "epoch start"):
+            return None
+        return next((pid for i in live_iterators(self.trainer) if (pid := awaited(i)) is not None), None)
+
     def say_hang(self, hang: Hang, rank: int) -> Saying:
         """A hang as it is told; of several ranks each prints its own report at once, for they cannot meet any more."""
         alone = self.trainer.world_size == 1
@@ -299,7 +314,7 @@ class PipelineRun:
         return Saying(
             hang.code,
             hang.report() if alone else hang.summary(),
-            severity="warning" if hang.first else "critical",
+            severity="warning" if hang.first or hang.asleep else "critical",
             evidence={"seconds": hang.seconds, "deadline": hang.deadline, "batches": float(hang.batches)},
             where=[hang.phase, *hang.workers[:1]],
         )

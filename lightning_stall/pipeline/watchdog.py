@@ -18,6 +18,8 @@ from lightning_stall.pipeline.clock import StepClock
 from lightning_stall.pipeline.loaders import ms
 
 FLOOR = 300.0  # seconds; the least that is called a hang where the user names no time
+ASLEEP = 6.0  # seconds; the least where nobody computes: neither the training nor the worker it waits for
+IDLE = 0.03  # share of a core, under which nobody computes
 TIMES = 10.0  # times the run's own longest batch, which may be short by chance
 FIRST = 1800.0  # seconds; the first batch compiles, tunes kernels and starts workers
 SUSPENDED = frozenset({"validation", "checkpoint", "between epochs"})  # as long as they take
@@ -43,6 +45,7 @@ class Hang:
     batches: int
     longest: float
     first: bool  # no batch has been completed yet
+    asleep: bool = False  # told early, since nobody computes
     workers: list[str] = field(default_factory=list)  # a line a worker, the one waited for first
     stacks: list[str] = field(default_factory=list)  # the worker waited for, then the main thread, then others
 
@@ -53,7 +56,8 @@ class Hang:
             "fetch": "No batch arrives",
             "epoch start": "The first batch of the epoch does not arrive",
         }.get(self.phase, f"Nothing moves in `{self.phase}`")
-        lines = [f"{what} for {ms(self.seconds)}; {usual}, and up to {ms(self.deadline)} would pass."]
+        sleeps = ", while nobody computes" if self.asleep else ""
+        lines = [f"{what} for {ms(self.seconds)}{sleeps}; {usual}, and up to {ms(self.deadline)} would pass."]
         return " ".join([*lines, *self.workers])
 
     def report(self) -> str:
@@ -64,8 +68,8 @@ class Hang:
 class Watchdog(threading.Thread):
     """Watches the heartbeat of a `StepClock`, which costs the training nothing.
 
-    What is late is learnt from the run: ten times its longest batch, and never less than `floor`. The first batch has
-    half an hour; validation, checkpoints and the pause between epochs have all the time they take, and what lies
+    What is late is learnt from the run: ten times its longest batch, and never less than `floor`; where neither the
+    training nor the worker it waits for uses a core, `asleep` is enough to tell it. The first batch has half an hour; validation, checkpoints and the pause between epochs have all the time they take, and what lies
     between two batches (other callbacks, loggers) has twice as much. Where Python code cannot run because a step
     holds the interpreter's lock, `faulthandler` prints all stacks to standard error; there is one such timer a process.
 
@@ -74,6 +78,7 @@ class Watchdog(threading.Thread):
         look: called when it hangs, for (workers, stacks of workers); may take a second.
         tell: takes the `Hang`.
         floor: seconds.
+        asleep: seconds; None where only `floor` counts. It tells, and never ends a wait.
         interrupt: end the wait of the main thread; needs `listen` to have been called there.
     """
 
@@ -84,9 +89,12 @@ class Watchdog(threading.Thread):
         tell: Callable[[Hang], None],
         floor: float = FLOOR,
         interrupt: bool = False,
+        asleep: float | None = None,
+        waited_for: Callable[[], int | None] = lambda: None,
     ) -> None:
         super().__init__(name="lightning-stall-watchdog", daemon=True)
         self.clock, self.look, self.tell, self.floor, self.interrupt = clock, look, tell, floor, interrupt
+        self.asleep, self.waited_for = asleep, waited_for
         self.hang: Hang | None = None  # the last one told
         self.raised = False
         self._ended = threading.Event()
@@ -96,6 +104,7 @@ class Watchdog(threading.Thread):
         self._told_at = 0.0  # the heartbeat it was told at
         self._old_handler: Any = None
         self._handler: Any = None
+        self._computed: tuple[float, float, float] | None = None  # (heartbeat, when, seconds computed until then)
 
     # ------------------------------------------------------------------ the watching thread
 
@@ -104,35 +113,56 @@ class Watchdog(threading.Thread):
         """Whether the run went on after it was told to hang."""
         return self.clock.since != self._told_at
 
-    def deadline(self) -> float:
+    def deadline(self, floor: float) -> float:
         """Seconds without a heartbeat from which on the run hangs; infinite where it may take its time."""
         clock = self.clock
         if clock.phase in SUSPENDED:
             return float("inf")
         if not clock.longest:
-            return max(FIRST, TIMES * self.floor) if clock.phase != "rest" else float("inf")
-        learnt = max(self.floor, TIMES * clock.longest)
+            return max(FIRST, TIMES * floor) if clock.phase != "rest" else float("inf")
+        learnt = max(floor, TIMES * clock.longest)
         return 2 * learnt if clock.phase in ("rest", "epoch start") else learnt
 
     def run(self) -> None:
-        pause = min(5.0, max(0.05, self.floor / 10))
+        pause = min(5.0, max(0.05, min(self.floor, self.asleep or self.floor) / 10))
         while not self._ended.wait(pause):
             with contextlib.suppress(Exception):  # what cannot be looked at must not end the watch
                 self._once()
         self._disarm()
 
     def _once(self) -> None:
-        since, deadline = self.clock.since, self.deadline()
-        if self.hang is not None and not self.moved_on:
-            return
+        since, deadline = self.clock.since, self.deadline(self.floor)
+        told = self.hang is not None and not self.moved_on
         late = time.perf_counter() - since
         if late <= deadline:
             self._arm(deadline)
-            return
+            if told or self.asleep is None or late < 1.0 or not self._sleeps(since):
+                return
+            deadline = self.deadline(self.asleep)
+            if late <= deadline:
+                return
+            self._report(since, deadline, asleep=True)
+        elif not told or (self.interrupt and self.hang is not None and self.hang.asleep):
+            self._disarm()
+            hang = self._report(since, deadline, asleep=False)
+            if self.interrupt and hang is not None and not hang.first:
+                self._end_the_wait(hang)
+
+    def _sleeps(self, since: float) -> bool:
+        """Whether nobody has computed since shortly after the last heartbeat; False until that can be said."""
+        now, worker = time.perf_counter(), self.waited_for()
+        had = cpu_time(worker) if worker is not None else None
+        computed = time.process_time() + (had.ready if had is not None else 0.0)
+        if self._computed is None or self._computed[0] != since:
+            self._computed = (since, now, computed)
+            return False
+        return computed - self._computed[2] < IDLE * max(now - self._computed[1], 1.0)
+
+    def _report(self, since: float, deadline: float, asleep: bool) -> Hang | None:
+        """Look who waits for whom, and tell it; None where the run moved on meanwhile."""
         workers, stacks = self.look()
-        if self.clock.since != since:  # it moved while we looked
-            return
-        self._disarm()
+        if self.clock.since != since:
+            return None
         loading = self.clock.phase in ("fetch", "epoch start")
         self._told_at = since
         self.hang = Hang(
@@ -143,12 +173,12 @@ class Watchdog(threading.Thread):
             batches=self.clock.batches,
             longest=self.clock.longest,
             first=not self.clock.longest,
+            asleep=asleep,
             workers=workers if loading else [],
             stacks=[*(stacks if loading else []), *thread_stacks(self._main)],
         )
         self.tell(self.hang)
-        if self.interrupt and not self.hang.first:
-            self._end_the_wait(self.hang)
+        return self.hang
 
     def _arm(self, deadline: float) -> None:
         """Have faulthandler speak where no Python code can. Every look puts it off: a run that moves never hears it."""
@@ -241,6 +271,12 @@ def worker_lines(iterator: Any) -> tuple[list[str], int | None]:
         lines.append(f"Worker {i} (pid {worker.pid}) {doing}, {_queued(iterator, i)}.{waiting}")
     order = sorted(range(len(lines)), key=lambda i: i != waited_for)
     return [lines[i] for i in order], waited_for
+
+
+def awaited(iterator: Any) -> int | None:
+    """The process of the worker whose batch is next."""
+    task = getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", None))
+    return int(iterator._workers[task[0]].pid) if task else None
 
 
 def _queued(iterator: Any, worker: int) -> str:

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lightning_stall.finding import Finding
+from lightning_stall.history import Curves
 from lightning_stall.outcome import Outcome
 from lightning_stall.replay import FINDINGS_FILE
 from lightning_stall.sinks.console import tell
@@ -43,8 +44,10 @@ class JsonlSink:
         self._write(to_json(finding))
 
     @rank_zero_only
-    def end(self, outcome: Outcome) -> None:
-        """Write down how the run fared, so that it can be judged again from the file alone."""
+    def end(self, outcome: Outcome, curves: Curves | None = None) -> None:
+        """Write down how the run fared and its curves, so that it can be judged and drawn again from the file alone."""
+        if curves is not None:
+            self._write(json.dumps({"curves": curves.to_dict()}, allow_nan=False))
         numbers = {name: _strict(value) for name, value in outcome.evidence.items()}
         self._write(json.dumps({"outcome": outcome.state, "step": outcome.step, "evidence": numbers}, allow_nan=False))
 

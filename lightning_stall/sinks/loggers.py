@@ -51,6 +51,25 @@ class LoggerSink:
         for index, logger in enumerate(self.loggers):
             self._try(index, "text", partial(_write_text, logger, f"{tag}/text", text, step))
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether any logger shows pictures; asked before one is drawn."""
+        return any(_picture_of(logger) is not None for logger in self.loggers)
+
+    @rank_zero_only
+    def picture(self, tag: str, pixels: Any, step: int) -> None:
+        """Show `pixels`, (height, width, 3) uint8, on the loggers that take pictures."""
+        for index, logger in enumerate(self.loggers):
+            write = _picture_of(logger)
+            if write is not None:
+                self._try(index, "pictures", partial(write, tag, pixels, step))
+
+    @rank_zero_only
+    def report(self, tag: str, markdown: str, linked: str, step: int) -> None:
+        """Show a page of Markdown; `linked` is the same with addresses that TensorBoard's own pages answer to."""
+        for index, logger in enumerate(self.loggers):
+            self._try(index, "text", partial(_write_text, logger, tag, markdown, step, linked))
+
     def _try(self, index: int, what: str, write: Callable[[], None]) -> None:
         if (index, what) in self.refused:
             return
@@ -66,15 +85,34 @@ def _write_numbers(logger: Any, values: dict[str, float], step: int) -> None:
     logger.log_metrics(values, step=step)
 
 
-def _write_text(logger: Any, tag: str, text: str, step: int) -> None:
+def _write_text(logger: Any, tag: str, text: str, step: int, markdown: str = "") -> None:
     """Known by what they can do, never by class: the two Lightning packages have two copies of each."""
     if hasattr(logger, "log_text"):  # Weights & Biases: a table
         logger.log_text(tag, columns=["step", "finding"], data=[[str(step), text]], step=step)
         return
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_text"):  # TensorBoard renders Markdown: indented, it keeps our lines as they are
-        experiment.add_text(tag, textwrap.indent(text, "    "), step)
+        experiment.add_text(tag, markdown or textwrap.indent(text, "    "), step)
     elif hasattr(experiment, "log_text") and hasattr(logger, "run_id"):  # MLflow: a file
-        experiment.log_text(logger.run_id, text, f"{tag}/step_{step}.txt")
+        experiment.log_text(logger.run_id, text, f"{tag}.md" if markdown else f"{tag}/step_{step}.txt")
     elif hasattr(experiment, "log_text"):  # Comet
         experiment.log_text(text, step=step)
+    elif hasattr(experiment, "__setitem__"):  # Neptune: a field of the run
+        experiment[tag if markdown else f"{tag}/step_{step}"] = text
+
+
+def _picture_of(logger: Any) -> Callable[[str, Any, int], None] | None:
+    """How this logger takes a picture, by what it can do; None where it takes none, or cannot be opened."""
+    if hasattr(logger, "log_image"):  # Weights & Biases
+        return lambda tag, pixels, step: logger.log_image(tag, images=[pixels], step=step)
+    try:
+        experiment: Any = getattr(logger, "experiment", None)
+    except Exception:  # what cannot be opened has been told of already
+        return None
+    if hasattr(experiment, "add_image"):  # TensorBoard
+        return lambda tag, pixels, step: experiment.add_image(tag, pixels, step, dataformats="HWC")
+    if hasattr(experiment, "log_image") and hasattr(logger, "run_id"):  # MLflow: a file
+        return lambda tag, pixels, step: experiment.log_image(logger.run_id, pixels, f"{tag}.png")
+    if hasattr(experiment, "log_image"):  # Comet
+        return lambda tag, pixels, step: experiment.log_image(pixels, name=tag, step=step)
+    return None

@@ -1,0 +1,107 @@
+"""When trials are made, and how what they settle is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_stall.catalogue import CATALOGUE
+from lightning_stall.diagnosis import explains
+from lightning_stall.finding import Finding
+from lightning_stall.trials.plan import Trials
+from lightning_stall.trials.records import Conclusion
+
+# what a trial may yet question: causes that come from statistics, and those that they bring with them
+OPEN = frozenset(
+    {
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "learning-rate-decayed-early",
+        "insufficient-capacity",
+        "uninformative-targets",
+        "unscaled-inputs",
+        "bad-initialization",
+        "vanishing-gradients",
+        "dead-activations",
+        "saturated-activations",
+        "excess-regularization",
+    }
+)
+
+
+@dataclass
+class Occasions:
+    """Makes trials once the run fares badly and nothing certain explains it: at most once an epoch, ever more seldom.
+
+    Args:
+        trials: what makes them.
+        tell: `StallCallback.tell` of the callback that speaks for them, which mutes what is muted.
+    """
+
+    trials: Trials
+    tell: Callable[..., None]
+    at: int = field(default=0, init=False)  # optimizer step of the last trials; 0 before any
+    epoch: int = field(default=-1, init=False)  # and their epoch
+    settled: bool = field(default=False, init=False)  # a cause was borne out
+
+    @property
+    def hub(self) -> Any:
+        return self.trials.hub
+
+    def judged(self) -> None:
+        """There is a new verdict on the outcome."""
+        # what was not settled in one epoch is seldom settled in the next
+        if (
+            not self.settled
+            and self.trials.ready
+            and self.hub.gate_open
+            and self.hub.epoch > self.epoch
+            and self.hub.step >= 2 * self.at
+        ):
+            self._make()
+
+    def finish(self) -> None:
+        """The fit ends: short runs reach their verdict only here."""
+        if self.hub.gate_open and not self.at:
+            self._make()
+
+    def facts(self) -> dict[str, str]:
+        """A line for the report; none where no trial was thought of."""
+        if self.trials.declined is not None:
+            return {"trials": f"none: {self.trials.declined}"}
+        return {"trials": f"{self.trials.made} fits in {self.trials.spent:.2g} s"} if self.trials.made else {}
+
+    def state(self) -> dict[str, int]:
+        return {"at": self.at, "epoch": self.epoch, "settled": self.settled}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self.at, self.epoch = state.get("at", 0), state.get("epoch", -1)
+        self.settled = bool(state.get("settled", False))
+
+    def _make(self) -> None:
+        hub, journal = self.hub, self.hub.journal
+        # those that are held back will speak as soon as this judgement is over
+        told = [*(f for f in journal.findings if f.speaks), *(f for f, _ in journal.held.values())]
+        causes = [f for f in told if CATALOGUE[f.code].kind == "cause"]
+        for f in causes:
+            if (f.code not in OPEN or f.severity == "critical") and explains(f.code, hub.outcome.state):
+                return
+        self.at, self.epoch = hub.step, hub.epoch
+        spoken = frozenset(f.code for f in causes)
+        for conclusion in self.trials.run(spoken):
+            self.settled = self.settled or conclusion.weight > 0
+            self._say(conclusion, conclusion.code in spoken)
+
+    def _say(self, said: Conclusion, known: bool) -> None:
+        hub = self.hub
+        if known:
+            # another has told it: the trial speaks for or against that, and nobody is warned twice
+            finding = Finding(
+                said.code, hub.step, hub.epoch, "info", said.summary, said.advice, evidence=dict(said.evidence)
+            )
+            hub.journal.note(finding)
+            return
+        strength = min(1.0, 0.3 + max(0.0, said.evidence.get("gain", 0.0)))
+        evidence = {**said.evidence, "strength": strength}
+        self.tell(said.code, said.summary, advice=said.advice, statistical=True, evidence=evidence)

@@ -1,0 +1,220 @@
+"""Which trials are made, in which order, and what they may cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from lightning_stall.trials.batches import KEEP, KeptBatches, split
+from lightning_stall.trials.fits import Bench, OutOfTimeError
+from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
+from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
+from lightning_stall.trials.verdict import conclude
+
+LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
+ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
+STEPS = 100  # optimizer steps a fit, at most
+BY_HEART = 3  # times as many to learn one batch by heart
+FEWEST = 12  # and at least: fewer tell nothing
+YOUNG = 110  # optimizer steps in which batches are kept although nothing is known to be wrong
+DROPOUT = 0.3  # dropout above this is worth a trial without
+
+
+@dataclass
+class Trials:
+    """The trials of one fit. Keeps a few batches, says what they settle, and what they took.
+
+    Args:
+        hub: the fit's.
+        share: of the fit's wall time so far that one occasion may take.
+        seconds: that it may take in any case.
+    """
+
+    hub: Any
+    share: float = 0.02
+    seconds: float = 2.0
+    kept: KeptBatches = field(default_factory=KeptBatches)
+    spent: float = 0.0  # seconds, over all occasions
+    made: int = 0  # fits, over all occasions
+    fits: Fits = field(default_factory=Fits)  # of the last occasion
+    situation: Situation | None = None
+    declined: str | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    # ------------------------------------------------------------------ batches
+
+    def keep(self, batch: Any, index: int) -> None:
+        """A batch is about to be trained on: keep it while the run is young or fares badly."""
+        hub = self.hub
+        if hub.distributed:
+            return  # declined anyway
+        if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early":
+            self.kept.add(batch, index, hub.epoch)
+        elif self.kept.queue:
+            self.kept.clear()
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough batches have passed since keeping began."""
+        return self.kept.passed >= KEEP // 2
+
+    def budget(self) -> float:
+        """Seconds that one occasion may take now."""
+        return min(LONGEST, max(self.seconds, self.share * (time.perf_counter() - self.began)))
+
+    # ------------------------------------------------------------------ what may be asked
+
+    def run(self, spoken: frozenset[str] = frozenset()) -> list[Conclusion]:
+        """Make the trials that the run's state calls for; what they settle. `spoken`: the causes told so far."""
+        done = self._on_a_copy(spoken, self._settle)
+        return conclude(self.situation, self.fits) if done and self.situation is not None else []
+
+    def better_rate(self, factors: Sequence[float] = (0.1, 10.0)) -> float | None:
+        """The factor on the learning rate with which a copy does clearly better than with the present rate.
+
+        None where none does, where the present rate does well too, and where no trial can be made. Changes nothing.
+        """
+
+        def sweep(bench: Bench, steps: int) -> None:
+            for factor in (1.0, *factors):
+                self.fits.add(bench.fit(Arm(factor=factor), steps))
+
+        if not self._on_a_copy(frozenset(), sweep, arms=1 + len(factors)) or self.situation is None:
+            return None
+        s, rates = self.situation, self.fits.rates("now")
+        if s.won(rates.get(1.0)):
+            return None
+        return max((f for f in rates if s.won(rates[f])), key=lambda f: s.gain(rates[f]), default=None)
+
+    # ------------------------------------------------------------------ how it is done
+
+    def _on_a_copy(self, spoken: frozenset[str], what: Any, arms: int = ARMS) -> bool:
+        """Whether `what(bench, steps)` was begun; whichever fits it made in its time are in `fits`."""
+        hub, start = self.hub, time.perf_counter()
+        trainer, module = hub.trainer, hub.module
+        self.fits, self.situation = Fits(), None
+        kept = self.kept.of_one_epoch()
+        self.declined = why_not(trainer, module) or (None if kept else "no batches are at hand")
+        if self.declined is not None:
+            return False
+        fitted, judged = split(kept)
+        bench = Bench(trainer, module, fitted, judged, start + self.budget(), hub.rate.factor)
+
+        def trial() -> None:
+            level = bench.look()
+            self.situation = self._situation(bench, level, spoken)
+            steps = min(STEPS, bench.steps_in((bench.deadline - time.perf_counter()) / arms))
+            if steps < FEWEST:
+                step = bench.cost * bench.window
+                raise DeclinedError(f"a step takes {step:.2g} s, too long for the {self.budget():.2g} s allowed")
+            what(bench, steps)
+
+        try:
+            outcome = apart(module, lambda: _in_time(trial))
+        finally:
+            self.spent += time.perf_counter() - start
+            self.made += len(self.fits.all)
+        if isinstance(outcome, DeclinedError):
+            self.declined = str(outcome)
+        return not isinstance(outcome, DeclinedError) or bool(self.fits.all)
+
+    def _situation(self, bench: Bench, level: Sequence[float], spoken: frozenset[str]) -> Situation:
+        hub, module = self.hub, self.hub.module
+        finite = all(map(math.isfinite, level))
+        e = hub.outcome.evidence
+        if finite and "level" in e and hub.outcome.state in ("stalled", "never learned"):
+            mean, noise = sum(level) / len(level), e.get("noise", 0.0)
+            if abs(mean - e["level"]) > max(6 * noise, 0.5 * abs(e["level"])):
+                raise DeclinedError(f"the copy's loss of {mean:.4g} is not the run's {e['level']:.4g}")
+        groups = bench.trainer.optimizers[0].param_groups
+        decay = max((float(g.get("weight_decay", 0.0)) for g in groups), default=0.0)
+        dropout = max((m.p for m in module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)), default=0.0)
+        return Situation(
+            state=hub.outcome.state,
+            level=tuple(level) if finite else (),
+            baseline=hub.baseline,
+            floor=hub.labels.floor,
+            start=e.get("start"),
+            peak=self._peak(bench),
+            rate=max((float(g.get("lr", 0.0)) for g in groups), default=math.nan) * hub.rate.factor,
+            explained=e.get("explained", e.get("gain", math.nan)),
+            finite_steps=hub.curve.n,
+            weights=sum(p.numel() for p in module.parameters() if p.requires_grad),
+            targets=bench.targets,
+            regularised=decay > 0 or dropout >= DROPOUT,
+            off_scale=bench.inputs.off,
+            apart=bool(bench.judged),
+            spoken=spoken,
+        )
+
+    def _settle(self, bench: Bench, steps: int) -> None:
+        s = self.situation
+        assert s is not None
+        for arm in self._arms(s, bench):
+            self.fits.add(bench.fit(arm, steps if arm.one < 0 else BY_HEART * steps))
+
+    def _arms(self, s: Situation, bench: Bench) -> Iterator[Arm]:
+        """The next arm to try, in view of the fits so far."""
+        fits, won = self.fits, s.won
+        if s.level:
+            yield Arm()
+            if won(fits.get()):
+                return
+            for factor in (10.0, 100.0, 1000.0, 1e4):
+                yield Arm(factor=factor)
+                last = fits.get(factor=factor)
+                if won(last) or (factor > 10 and s.diverged(last)):
+                    break
+            yield Arm(factor=0.1)
+            if s.regularised:
+                yield Arm(free=True)
+        yield Arm(start="fresh")
+        if s.peak > 1:
+            yield Arm(start="fresh", factor=s.peak)
+        if won(fits.get(start="fresh")):
+            yield Arm(start="fresh", factor=0.1)
+        else:
+            if s.off_scale and bench.inputs.means:
+                yield Arm(start="fresh", scaled=True)
+            if s.regularised:
+                yield Arm(start="fresh", free=True)
+            known = any(map(won, fits.rates("now").values()))
+            for factor in () if known else (0.1, 0.01, 10.0, 100.0):
+                yield Arm(start="fresh", factor=factor)
+        for rate in (1e-3, 1e-2):
+            if not any(map(won, fits.all.values())):
+                yield Arm(start="fresh", adam=rate)
+        if any(map(won, fits.all.values())):
+            return
+        yield from self._by_heart(s, bench)
+
+    def _by_heart(self, s: Situation, bench: Bench) -> Iterator[Arm]:
+        """One batch at a time, with its own targets and with shuffled ones."""
+        for one in range(min(3, len(bench.fitted))):
+            arm = Arm(start="fresh", adam=1e-2, one=one)
+            yield arm
+            if one == 0 and s.gain(self.fits.all[arm]) < 0.5:
+                arm = replace(arm, adam=1e-1)
+                yield arm
+                return
+            if bench.target is None:
+                return
+            yield replace(arm, shuffled=True)
+
+    def _peak(self, bench: Bench) -> float:
+        """How many times the present rate the highest was; 1 where it was about the same."""
+        top = self.hub.curve.top_rate
+        rate = max((float(g.get("lr", 0.0)) for g in bench.trainer.optimizers[0].param_groups), default=0.0)
+        rate *= self.hub.rate.factor
+        return round(top / rate, 3) if rate > 0 and top > 1.5 * rate else 1.0
+
+
+def _in_time(what: Any) -> None:
+    with suppress(OutOfTimeError):
+        what()

@@ -1,0 +1,197 @@
+"""From the numbers of some short fits to what they settle. Plain floats in, no torch: a verdict can be made again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from lightning_stall.trials.records import WIN, Conclusion, Fit, Fits, Situation
+
+LEARNT = 0.1  # of what there was to gain at the start, below which the run has learnt nothing
+FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
+FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
+AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
+
+
+def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
+    """What these fits settle; empty where they settle nothing."""
+    now, fresh = fits.rates("now"), fits.rates("fresh")
+    if not fits.all or not math.isfinite(s.reference):
+        return []
+    same = now.get(1.0)
+    if s.won(same):
+        return []  # as it is, the run learns these batches well enough: there is nothing to explain
+    said: list[Conclusion] = []
+    again = fresh.get(1.0)
+    scaled = fits.get(start="fresh", scaled=True)
+    low, high = _best(s, now, below=True), _best(s, now, below=False)
+    low = low if low is None or s.better(low, same) else None
+    high = high if high is None or s.better(high, same) else None
+    fresh_low, fresh_high = _best(s, fresh, below=True), _best(s, fresh, below=False)
+    peak = fresh.get(s.peak)
+    if again is not None and _died_of_its_start(s, again):
+        said.append(_told(s, fits, "bad-initialization", again, None))
+    elif low is not None and not high:
+        said.append(_told(s, fits, "learning-rate-too-high", low, same))
+    elif again is not None and s.peak > 1 and s.won(again) and peak is not None and not s.won(peak):
+        said.append(_told(s, fits, "learning-rate-too-high", again, peak))
+    elif again is not None and s.won(again) and fresh_low is not None and s.better(fresh_low, again):
+        # fresh weights live with this rate for a while, and better with a lower one
+        said.append(_told(s, fits, "learning-rate-too-high", fresh_low, again))
+    elif again is not None and s.won(again):
+        said += _afresh(s, fits, now, again)
+    elif s.won(scaled) and ("unscaled-inputs" in s.spoken or not any(map(s.won, (*now.values(), *fresh.values())))):
+        said.append(_told(s, fits, "unscaled-inputs", scaled, again))
+    elif _either(low, fresh_low) and not _either(high, fresh_high):
+        said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
+    elif s.steady and _either(high, fresh_high) and not _either(low, fresh_low):
+        # a rate that was higher once has been lowered too early, if anything
+        code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
+        # and one that has taught the run something is no rate at which the weights hardly move
+        if (s.peak == 1 and s.explained < LEARNT) or code in s.spoken:
+            said.append(_told(s, fits, code, _either(high, fresh_high), same or again))
+    for start, control in (("now", same), ("fresh", again)):
+        free = fits.get(start=start, free=True)
+        rated = (low, high) if start == "now" else (low, high, fresh_low, fresh_high)
+        if free is not None and s.won(free) and not s.won(control) and not any(rated) and not s.won(again):
+            said.append(_told(s, fits, "excess-regularization", free, control))
+            break
+    if not any(s.won(f) for f in fits.all.values()):
+        said += _nothing_learns(s, fits)
+    said += _refuted(s, fits, {c.code for c in said})
+    return said
+
+
+def _best(s: Situation, rates: Mapping[float, Fit], below: bool) -> Fit | None:
+    """The arm with another rate that won by most."""
+    won = [f for factor, f in rates.items() if (factor < 1 if below else factor > 1) and s.won(f)]
+    return max(won, key=s.gain, default=None)
+
+
+def _either(first: Fit | None, second: Fit | None) -> Fit | None:
+    return first if first is not None else second
+
+
+def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> list[Conclusion]:
+    """The run's own optimizer at its own rate learns from a fresh initialisation."""
+    stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
+    if s.steady and s.explained < LEARNT and stuck:
+        return [_told(s, fits, "bad-initialization", again, now.get(1.0))]
+    return []
+
+
+def _died_of_its_start(s: Situation, again: Fit | None) -> bool:
+    """The run was lost within a few steps, and from a fresh start as it is it lives through twice as many."""
+    early = s.state == "non-finite" and 2 * s.finite_steps <= (again.steps if again is not None else 0)
+    return early and again is not None and again.lived and fmean(again.after) <= fmean(again.before)
+
+
+def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
+    """No arm betters the run: can one batch be learnt by heart, and does it matter which targets it has?"""
+    true = {a.one: f for a, f in fits.all.items() if a.one >= 0 and not a.shuffled}
+    mixed = {a.one: f for a, f in fits.all.items() if a.one >= 0 and a.shuffled}
+    heart = [s.gain(f) for f in true.values()]
+    if not heart:
+        return []
+    best = max(true.values(), key=s.gain)
+    if max(heart) < FITTED:
+        small = s.steady and 0 < s.weights < FEW_WEIGHTS * s.targets and "uninformative-targets" not in s.spoken
+        if small and best.lived and _flat(best.losses) and best.losses[-1] < best.losses[0]:
+            # targets that mean nothing are as hard to learn by heart: half a witness
+            return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
+        return []
+    pairs = [(true[i], mixed[i]) for i in true if i in mixed]
+    if s.apart and s.steady and len(pairs) >= 2 and _no_better_than_a_guess(s, fits):
+        ratio = sum(t.halved for t, _ in pairs) / max(1, sum(m.halved for _, m in pairs))
+        if ratio >= AS_FAST:
+            return [_told(s, fits, "uninformative-targets", pairs[0][0], pairs[0][1], pace=ratio)]
+    return []
+
+
+def _no_better_than_a_guess(s: Situation, fits: Fits) -> bool:
+    """No fit from fresh weights, which have seen none of the judged batches, does better on them than a constant."""
+    fresh = [f for a, f in fits.all.items() if a.start == "fresh" and a.one < 0 and f.lived]
+    if s.baseline is None or not fresh or not s.explained < 2 * LEARNT:
+        return False
+    return min(fmean(f.after) for f in fresh) > s.baseline - 0.5 * WIN * abs(s.baseline - (s.floor or 0.0))
+
+
+def _flat(losses: Sequence[float]) -> bool:
+    """Whether a fit had come to its end: the last quarter gained next to nothing of what the fit gained in all."""
+    quarter = max(1, len(losses) // 4)
+    fell = losses[0] - fmean(losses[-quarter:])
+    return fell > 0 and fmean(losses[-2 * quarter : -quarter]) - fmean(losses[-quarter:]) < 0.05 * fell
+
+
+def _refuted(s: Situation, fits: Fits, held: set[str]) -> list[Conclusion]:
+    """Causes that others told and these fits speak against."""
+    now, fresh = fits.rates("now"), fits.rates("fresh")
+    again = fresh.get(1.0)
+    against: dict[str, Fit | None] = {}
+    if s.won(again) and s.peak == 1:
+        # from another start the run's own rate is right
+        against["learning-rate-too-low"] = again
+        if not _best(s, now, below=True) and not _best(s, fresh, below=True):
+            against["learning-rate-too-high"] = again
+    raised = [f for factor, f in now.items() if factor > 1]
+    if len(raised) >= 2 and any(map(s.diverged, raised)) and not any(map(s.won, raised)):
+        against["learning-rate-too-low"] = min(raised, key=lambda f: -s.gain(f))
+    # the run's own weights have seen the judged batches in earlier epochs
+    winner = next((f for f in fits.all.values() if f.arm.start == "fresh" and s.won(f)), None)
+    if winner is not None and s.apart:
+        against["uninformative-targets"] = winner
+    rated = [f for rates in (now, fresh) for factor, f in rates.items() if factor != 1 and s.won(f)]
+    if rated and not s.won(again) and again is not None:
+        against["bad-initialization"] = again
+    out = []
+    for code, fit in against.items():
+        if fit is not None and code in s.spoken and code not in held:
+            out.append(_told(s, fits, code, fit, now.get(1.0), weight=-1.0))
+    return out
+
+
+# ---------------------------------------------------------------------- words
+
+_WORDS = {
+    "learning-rate-too-high": "so the rate is too high",
+    "learning-rate-too-low": "so the rate is too low",
+    "learning-rate-decayed-early": "so the rate was lowered too early",
+    "bad-initialization": "so it is the start that hinders it, not the rate",
+    "unscaled-inputs": "so it is the scale of the inputs that hinders it",
+    "excess-regularization": "so decay or dropout hold it back",
+    "insufficient-capacity": "so it is too small for the task",
+    "uninformative-targets": "so the inputs tell it nothing about the targets",
+}
+
+
+def _told(
+    s: Situation, fits: Fits, code: str, fit: Fit | None, control: Fit | None, weight: float = 1.0, **extra: float
+) -> Conclusion:
+    assert fit is not None
+    after = fmean(fit.after) if fit.after else math.inf
+    against = f"; {control.arm.name}: to {fmean(control.after):.4g}" if control is not None and control.after else ""
+    where = "batches it was not fitted on" if s.apart and fit.arm.one < 0 else "the batches it was fitted on"
+    so = _WORDS[code] if weight > 0 else f"which speaks against {code}"
+    if code == "uninformative-targets" and weight > 0:
+        where = "one batch learnt by heart, no other any better"
+    summary = (
+        f"Trial on a copy, {fit.steps} steps: {fit.arm.name} brings the loss on {where} to {after:.4g}{against}; the run "
+        f"is at {s.reference:.4g} there, {s.reference - WIN * s.scale:.4g} would be a gain. {so[0].upper() + so[1:]}."
+    )
+    evidence = {
+        "trial": weight,
+        "after": after,
+        "run": s.reference,
+        "gain": s.gain(fit),
+        "factor": fit.arm.factor,
+        "steps": float(fit.steps),
+        "seconds": fits.seconds,
+        **extra,
+    }
+    if control is not None and control.lived:
+        evidence["control"] = fmean(control.after)
+    advice = ""
+    if code.startswith("learning-rate") and math.isfinite(s.rate):
+        advice = f"Try the rate that the copy learnt with:\n\n    lr = {s.rate * fit.arm.factor:.2g}"
+    return Conclusion(code, weight, summary, evidence, advice)
