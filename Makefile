@@ -1,11 +1,12 @@
 # make demo   the main job on real data, in its own environment
 # make test   the tests        make lint   ruff and mypy        make bench   the benchmarks
+# make docs   the pages of the codes                            make pictures   the README's screenshots (Chromium)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench docs pictures notebooks clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,16 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gradients
 	$(BIN)/python -m benchmarks.zoo
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m lightning_stall.catalogue.reference docs/codes
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/execute.py
+
+pictures: $(VENV)/.dev
+	$(INSTALL) --editable '.[browser]'
+	LIGHTNING_STALL_PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest tests/test_browser.py
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis lightning_logs

@@ -57,6 +57,7 @@ class StallCallback(LightningCallback):
     codes: ClassVar[tuple[str, ...]] = ()  # what this callback may say
     shares: ClassVar[tuple[str, ...]] = ()  # names of the numbers `share` gives, one of each a rank and check
     last_word: ClassVar[bool] = False  # concludes after all others (the report)
+    stands_aside = False  # set by the entry point: where one of this class was given by hand, this one does nothing
 
     def __init__(
         self, *, auto_remedy: bool = False, every_n_steps: int | None = None, mute: Sequence[str] = ()
@@ -224,6 +225,9 @@ class StallCallback(LightningCallback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.failed = None
+        if self.stands_aside and any(type(c) is type(self) and not c.stands_aside for c in trainer.callbacks):
+            self._hub = None
+            return
         self._hub = Hub.join(trainer, pl_module, self)
         restored, self._restored = self._restored, None
         if restored is not None:
@@ -277,7 +281,8 @@ class StallCallback(LightningCallback):
     @property
     def state_key(self) -> str:
         if self._key is None:  # Lightning asks for it at every hook
-            self._key = self._generate_state_key(**self.identity())
+            aside = {"entry_point": True} if self.stands_aside else {}
+            self._key = self._generate_state_key(**self.identity(), **aside)
         return self._key
 
     def identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from lightning_stall import catalogue
 from lightning_stall.catalogue import CATALOGUE, Entry, check_codes, explain, table
 from lightning_stall.catalogue.entry import paragraphs
+from lightning_stall.catalogue.reference import PAGES, pages
 from lightning_stall.errors import MisconfigurationException
 
 # The promise to users, in order: a code is never renamed and never changes its kind.

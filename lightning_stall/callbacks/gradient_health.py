@@ -13,18 +13,18 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
+from lightning_stall.measure.gradients import gradient_norms, total_norm
 from lightning_stall.measure.instability import find
+from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
 from lightning_stall.sinks import clean_tag, themes
+from lightning_stall.verdicts import gradients as judge
+from lightning_stall.verdicts.gradients import Layer
+from lightning_stall.verdicts.inputs import Verdict
 
-DECAY = 1e-4  # a gradient this much smaller at the input than at the output has vanished on the way
-NOTHING = 1e-8  # root mean square gradient an element; Adam's epsilon, below which it does not move a weight either
-GROWTH = 100.0  # times its first steps: gradients that grew so much before a non-finite loss led to it
 SCALER_PATIENCE = 20  # non-finite steps in a row that a GradScaler needs to find its scale from 2**16 down
 REMEMBER = 200  # optimizer steps for which a leap stays evidence
-
-Layer = tuple[str, float]  # name, gradient norm
 
 
 class GradientHealth(StallCallback):
@@ -71,6 +71,10 @@ class GradientHealth(StallCallback):
         self.layers: list[Layer] = []
         self.last: StepReading | None = None
         self.ratio = math.nan
+        self.weights = 0.0  # their norm before the first step
+        self.steepness = 0.0  # of the first gradient: its norm times that of the weights over the loss
+        self.looked_along = False  # the sequences it reads
+        self.found_operation = False
         self.searched = False  # for the operation that made the first value that is no number
         self.batch: tuple[Any, int] = (None, 0)
         self._control = StepControl()
@@ -108,6 +112,9 @@ class GradientHealth(StallCallback):
             again = run_again(self.hub.trainer, self.hub.module, self.batch)
             if again is not None and bool(again.isfinite().all()):
                 self._search(again, in_gradient=True)
+        if self.hub.step == 1 and not self.weights:  # a check, where it may wait
+            copies = self.hub.readings.copies
+            self.weights = float(total_norm(gradient_norms([p.detach() for p in reading.params], copies=copies)))
         if self._buffers is not None:
             self._leave_out(optimizer, reading.total)
 
@@ -127,6 +134,8 @@ class GradientHealth(StallCallback):
         if not finite:
             return
         self.last = reading
+        if reading.step == 1 and reading.loss and not self.steepness:
+            self.steepness = reading.total_norm * self.weights / abs(reading.loss)
         if len(self.first) < 5:
             self.first.append(reading.total_norm)
         self.recent.append(reading.total_norm)
@@ -135,7 +144,11 @@ class GradientHealth(StallCallback):
         if spike is None:
             spike = self.spikes[reading.optimizer] = Spike(factor=30.0, sigmas=8.0)
         if spike.update(reading.total_norm):
-            self._leapt(reading, spike)
+            self.leapt_at = reading.step
+            limit = math.exp(min(spike.threshold_log, 80.0))
+            of = judge.layers(reading.names, reading.norms)
+            leap = judge.leapt(reading.total_norm, spike.typical, limit, len(spike.logs), reading.batch_idx, of)
+            self._say(leap, reading.step)
         elif self.leapt_at and reading.step > self.leapt_at + REMEMBER:
             self.leapt_at = 0
             self.retract("exploding-gradients")
@@ -145,8 +158,12 @@ class GradientHealth(StallCallback):
             return
         moved = [r for r in self.hub.readings.update_ratios().values() if 0 < r < math.inf]
         self.ratio = median(moved) if moved else 0.0
-        self.layers = layers(self.last.names, self.last.norms, self._matrices())
+        self.layers = judge.layers(self.last.names, self.last.norms, self._matrices())
         self._look_for_vanishing(self.last)
+
+    def judged(self) -> None:
+        if self.hub.gate_open and not self.looked_along:
+            self._look_along_sequences()
 
     def detach(self) -> None:
         self._control.remove()
@@ -211,62 +228,37 @@ class GradientHealth(StallCallback):
             self._tell_bad_loss(reading, bad_losses, remedy)
         elif not reading.scaled or self.bad_in_a_row > SCALER_PATIENCE:
             self._tell_bad_gradients(reading, bad_params, remedy)
-        grown = self._grown()
-        if grown > GROWTH and not self.leapt_at:
-            self.leapt_at = reading.step
-            self.tell(
-                "exploding-gradients",
-                f"Before the first non-finite value the gradient norm had grown {grown:.3g}-fold, from "
-                f"{median(self.first):.3g} to {max(self.recent):.3g}; under {GROWTH:.0f}-fold is usual.",
-                severity="critical",
-                evidence={"growth": grown, "total_norm": max(self.recent), "first_norm": median(self.first)},
-                step=reading.step,
-            )
+        if not self.leapt_at and not self.found_operation:
+            found = judge.burst(self.first, self.recent, self.steepness, reading.step, self.layers)
+            if self._say(found, reading.step):
+                self.leapt_at = reading.step
         return False
 
     def _tell_bad_loss(self, reading: StepReading, bad: list[int], remedy: str | None) -> None:
-        value = reading.losses[bad[0]]
         batch = _micro_batch(reading, bad[0], len(reading.losses))
-        self.tell(
-            "nonfinite-loss",
-            f"The loss is {value} in batch {batch} of epoch {reading.epoch} (step {reading.step}); a finite number would do.",
-            severity="critical",
-            evidence={"loss": value, "micro_batch": float(bad[0]), "batch_idx": float(batch)},
-            where=[f"batch {batch}"],
-            remedy=remedy,
-            step=reading.step,
+        self._say(
+            judge.bad_loss(reading.losses[bad[0]], bad[0], batch, reading.epoch, reading.step), reading.step, remedy
         )
 
     def _tell_bad_gradients(self, reading: StepReading, bad: list[str], remedy: str | None) -> None:
         partial = [i for i, v in enumerate(reading.partial_norms) if not math.isfinite(v)]
         micro = partial[0] if partial else max(len(reading.losses) - 1, 0)
         batch = _micro_batch(reading, micro, max(len(reading.losses), 1))
-        nearest = bad[-1]  # the forward pass ends nearest to the loss, where a bad gradient starts from
-        self.tell(
-            "nonfinite-gradients",
-            f"The loss is finite ({reading.loss if reading.loss is not None else math.nan:.4g}), yet {len(bad)} of "
-            f"{len(reading.norms)} parameters have a non-finite gradient after batch {batch} of epoch {reading.epoch}; "
-            f"nearest to the loss is `{nearest}`, so the fault lies in what uses its output, or in itself.",
-            severity="critical",
-            evidence={
-                "nonfinite_parameters": float(len(bad)),
-                "parameters": float(len(reading.norms)),
-                "micro_batch": float(micro),
-                "batch_idx": float(batch),
-            },
-            where=list(reversed(bad)),
-            remedy=remedy,
-            step=reading.step,
-        )
+        loss = math.nan if reading.loss is None else reading.loss
+        found = judge.bad_gradients(loss, bad, len(reading.norms), micro, batch, reading.epoch)
+        self._say(found, reading.step, remedy)
 
     def _search(self, loss: Tensor, in_gradient: bool) -> None:
         """Name the operation that went wrong; not where values had grown until one overflowed."""
         self.searched = True
-        if self._grown() > GROWTH or self.hub.curve.last > 10 * max(self.hub.curve.first[:3], default=math.inf):
+        if judge.grown(self.first, self.recent) > judge.GROWTH or self.hub.curve.last > 10 * max(
+            self.hub.curve.first[:3], default=math.inf
+        ):
             return
         found = find(loss, in_gradient)
         if found is None:
             return
+        self.found_operation = True
         names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}
         layer = names.get(found.source, "").rpartition(".")[0]
         where = f"after `{layer}`" if layer else "in the loss"
@@ -280,61 +272,36 @@ class GradientHealth(StallCallback):
             where=[layer or "the loss"],
         )
 
-    def _grown(self) -> float:
-        """How far the gradient norm has come from its first steps."""
-        return max(self.recent, default=0.0) / max(median(self.first), 1e-30) if self.first else 0.0
-
-    def _leapt(self, reading: StepReading, spike: Spike) -> None:
-        self.leapt_at = reading.step
-        usual, limit = spike.typical, math.exp(min(spike.threshold_log, 80.0))
-        self.tell(
-            "exploding-gradients",
-            f"The gradient norm leapt to {reading.total_norm:.3g}, {reading.total_norm / usual:.3g} times its usual "
-            f"{usual:.3g} over the last {len(spike.logs)} steps; up to {limit:.3g} would pass for noise.",
-            statistical=True,
-            evidence={
-                "total_norm": reading.total_norm,
-                "usual_norm": usual,
-                "limit": limit,
-                "batch_idx": float(reading.batch_idx),
-            },
-            where=_largest(self._layers_of(reading)),
-            step=reading.step,
-        )
+    def _say(self, verdict: Verdict | None, step: int | None = None, remedy: str | None = None) -> bool:
+        """Tell it; whether there was anything to tell."""
+        if verdict is not None:
+            self.tell(**vars(verdict), step=step, remedy=remedy)
+        return verdict is not None
 
     def _look_for_vanishing(self, reading: StepReading) -> None:
-        moving = [(n, v) for n, v in self.layers if v > 0 and math.isfinite(v)]
-        elements = self._elements()
-        rms = reading.total_norm / math.sqrt(elements) if elements else math.nan
-        if rms < NOTHING:
-            self.tell(
-                "vanishing-gradients",
-                f"All gradients are near zero: {rms:.2g} an element (root mean square); {NOTHING:.0e} is Adam's epsilon, "
-                "below which no optimizer moves a weight.",
-                statistical=True,
-                evidence={"rms": rms, "total_norm": reading.total_norm},
-                where=[n for n, _ in self.layers],
-            )
+        if self._say(judge.near_zero(reading.total_norm, self._elements(), self.layers)):
             return
-        if len(moving) < 4:
+        ends = judge.ends(self.layers)
+        if ends is None:
             return
-        third = max(1, len(moving) // 3)
-        near_input = math.exp(sum(math.log(v) for _, v in moving[:third]) / third)
-        near_output = math.exp(sum(math.log(v) for _, v in moving[-third:]) / third)
-        self.decays.append(math.log10(near_input / near_output))
-        del self.decays[:-5]
-        decay = 10 ** median(self.decays)
-        if len(self.decays) >= 3 and decay < DECAY:
-            self.tell(
-                "vanishing-gradients",
-                f"Gradients shrink {1 / decay:.3g}-fold on the way from the output to the input (`{moving[-1][0]}` has "
-                f"{moving[-1][1]:.2g}, `{moving[0][0]}` has {moving[0][1]:.2g}); less than {1 / DECAY:.0e}-fold would do.",
-                statistical=True,
-                evidence={"decay": decay, "input_norm": near_input, "output_norm": near_output, "limit": DECAY},
-                where=[n for n, _ in moving[:third]],
-            )
-        elif len(self.decays) >= 3:
+        self.decays = [*self.decays, math.log10(ends[0] / ends[1])][-5:]
+        if not self._say(judge.vanished(self.decays, self.layers)) and len(self.decays) >= judge.LOOKS:
             self.retract("vanishing-gradients")
+
+    def _look_along_sequences(self) -> None:
+        """Once the run is bad: whether the loss feels both ends of what the model reads. Runs one batch again."""
+        hub = self.hub
+        self.looked_along = True
+        if hub.distributed or self.batch[0] is None:
+            return
+        sequences = Sequences(self.batch[0], hub.module)
+        try:
+            loss = run_again(hub.trainer, hub.module, (sequences.batch, self.batch[1]))
+            for where, profile in sequences.profiles(loss) if loss is not None else ():
+                if self._say(judge.vanished_in_time(profile, where)):
+                    return
+        finally:
+            sequences.release()
 
     # ------------------------------------------------------------------ the remedy
 
@@ -364,23 +331,6 @@ class GradientHealth(StallCallback):
 
     def _elements(self) -> int:
         return sum(p.numel() for o in self.hub.readings.optimizers for p in self.hub.readings.named(o)[1])
-
-    def _layers_of(self, reading: StepReading) -> list[Layer]:
-        return layers(reading.names, reading.norms, None)
-
-
-def layers(names: Sequence[str], norms: Sequence[float], only: frozenset[str] | None) -> list[Layer]:
-    """Gradient norm of each layer (the module that owns the parameters), in the order of `names`."""
-    squares: dict[str, float] = {}
-    for name, norm in zip(names, norms, strict=True):
-        if only is None or name in only:
-            layer = name.rpartition(".")[0] or name
-            squares[layer] = squares.get(layer, 0.0) + norm * norm
-    return [(layer, math.sqrt(square)) for layer, square in squares.items()]
-
-
-def _largest(of: list[Layer]) -> list[str]:
-    return [name for name, _ in sorted(of, key=lambda pair: -pair[1])]
 
 
 def _micro_batch(reading: StepReading, micro: int, count: int) -> int:

@@ -143,6 +143,7 @@ class Trials:
             start=e.get("start"),
             peak=self._peak(bench),
             rate=max((float(g.get("lr", 0.0)) for g in groups), default=math.nan) * hub.rate.factor,
+            gained=e.get("gain", 0.0),
             explained=e.get("explained", e.get("gain", math.nan)),
             finite_steps=hub.curve.n,
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),

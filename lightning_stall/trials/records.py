@@ -74,7 +74,8 @@ class Situation:
     start: float | None = None  # the run's first loss
     rate: float = math.nan
     peak: float = 1.0  # how many times the present rate the run's highest was
-    explained: float = math.nan  # share of a constant predictor's loss that the run explains, or of its own first loss
+    gained: float = 0.0  # share of what there was to gain at the start that the run gained
+    explained: float = math.nan  # share of a constant predictor's loss that the run explains; `gained` without one
     finite_steps: int = 0  # steps with a finite loss so far
     weights: int = 0  # trainable
     targets: int = 0  # numbers in the targets of one batch; 0 where not known

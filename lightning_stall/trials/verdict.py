@@ -48,8 +48,8 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     elif s.steady and _either(high, fresh_high) and not _either(low, fresh_low):
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
-        # and one that has taught the run something is no rate at which the weights hardly move
-        if (s.peak == 1 and s.explained < LEARNT) or code in s.spoken:
+        # and one that has moved the run from where it began is no rate at which the weights hardly move
+        if (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
             said.append(_told(s, fits, code, _either(high, fresh_high), same or again))
     for start, control in (("now", same), ("fresh", again)):
         free = fits.get(start=start, free=True)

@@ -106,7 +106,7 @@ def token_softmax(seed: int, softmax: bool = True) -> Training:
         return F.cross_entropy(scores.transpose(1, 2), y)
 
     module = Fit(Tagger(12, 12, pool=False), loss, sgd(0.1, momentum=0.9))
-    return Training(module, batches(d.x, d.y), d.accuracy, held_out(d.x_test, d.y_test), {"max_epochs": 12})
+    return Training(module, batches(d.x, d.y), d.accuracy, held_out(d.x_test, d.y_test), {"max_epochs": 26})
 
 
 # --- loss-shape-mismatch ----------------------------------------------------------------------------------------------
