@@ -52,6 +52,16 @@ class StallCallback(LightningCallback):
 
     Raises:
         MisconfigurationException: for an unknown code or an `every_n_steps` below 1.
+
+    >>> class LossWatch(StallCallback):
+    ...     codes = ("loss-diverging",)
+    ...
+    ...     def observe(self, reading):
+    ...         if reading.loss is not None and reading.loss > 100:
+    ...             self.tell("loss-diverging", f"The loss is {reading.loss:.3g}; under 100 would be fine.")
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> watch(healthy(), blobs(), LossWatch()).findings
+    []
     """
 
     codes: ClassVar[tuple[str, ...]] = ()  # what this callback may say

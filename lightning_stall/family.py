@@ -35,6 +35,9 @@ def stall_callbacks(
 
     Raises:
         MisconfigurationException: for an unknown code.
+
+    >>> [type(callback).__name__ for callback in stall_callbacks(mute=("class-imbalance",))][-1]
+    'StallReport'
     """
     codes = check_codes(mute)
     made: list[LightningCallback] = []

@@ -27,6 +27,10 @@ class Finding:
         evidence: the numbers that decided it, by name.
         where: modules, parameters, columns or batches concerned, worst first.
         remedy: what the program did about it, in the past tense, or None.
+
+    >>> finding = Finding("loss-plateau", 100, 2, "warning", "Loss changed by 0.1 %; 1 % would be progress.")
+    >>> finding.speaks, Finding.from_dict(finding.to_dict()) == finding
+    (True, True)
     """
 
     code: str
@@ -67,6 +71,9 @@ class Cause:
         summary: the sentence a user reads first.
         advice: what to change.
         findings: the evidence, strongest first.
+
+    >>> Cause("learning-rate-too-low", 0.9, "Steps of 1e-7.", "Multiply the rate by ten.").to_dict()["code"]
+    'learning-rate-too-low'
     """
 
     code: str

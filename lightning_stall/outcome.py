@@ -111,6 +111,11 @@ class LossCurve:
             return fmean(self.recent[-steps:])
         return fmean(self.means[-max(1, round(steps / self.width)) :])
 
+    def between(self, first: int, last: int) -> float:
+        """Mean loss over about the optimizer steps from `first` to `last`."""
+        low = min(first // self.width, len(self.means) - 1)
+        return fmean(self.means[low : max(low + 1, math.ceil(last / self.width))])
+
     def steps_below(self, limit: float) -> int:
         """For how many optimizer steps, up to now, the local mean has been under `limit`."""
         below = 0

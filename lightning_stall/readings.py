@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module, Parameter, SyncBatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_stall.measure.gradients import gradient_norms, is_dtensor, shard_copies, stored, total_norm
@@ -329,19 +330,23 @@ def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | Non
     """The loss of this batch once more, with its graph, and nothing changed by it; None where that cannot be promised.
 
     Random numbers and BatchNorm's statistics are put back and nothing is logged. Manual optimisation would make steps,
-    metrics inside the module would count twice, and a compiled step hides its graph: there it is not run.
+    metrics inside the module would count twice, and a compiled step hides its graph: there it is not run. Of several
+    ranks one may run it alone: what wraps the module, and would wait for the others, is left out.
     """
     compiled = getattr(module, "_compiler_ctx", None) is not None
     counts = any(hasattr(m, "_update_count") for m in module.modules())  # a torchmetrics metric
-    if not module.automatic_optimization or compiled or counts:
+    shared = isinstance(getattr(trainer.strategy, "model", None), DistributedDataParallel)
+    sharded = not shared and trainer.world_size > 1
+    waits = trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules())
+    if not module.automatic_optimization or compiled or counts or sharded or waits:
         return None
     buffers = [(b, b.detach().clone()) for b in module.buffers()]
     arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), *batch)
     quiet = {name: vars(module).get(name) for name in ("log", "log_dict")}
     module.__dict__.update({name: lambda *args, **kwargs: None for name in quiet})
     try:
-        with isolate_rng(), torch.enable_grad():
-            output = trainer.strategy.training_step(*arguments.values())
+        with isolate_rng(), torch.enable_grad(), trainer.precision_plugin.train_step_context():
+            output = module.training_step(*arguments.values())
     except Exception:  # what failed twice is the user's to see, in the run itself
         return None
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import re
 import warnings
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import lightning_stall
 from lightning_stall.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +52,48 @@ def test_the_readmes_pictures_are_there() -> None:
     assert pictures
     for picture in pictures:
         assert (ROOT / picture).stat().st_size > 10_000, picture
+
+
+def test_the_readmes_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"(?<!!)\[[^\]]+\]\(([^)#]+)", README) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_a_notebook_shows_no_machine_and_no_chatter(path: Path) -> None:
+    shown = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    text = json.dumps([{k: v for k, v in o.items() if k != "data"} for o in shown]) + json.dumps(
+        [o.get("data", {}).get("text/plain", "") for o in shown]
+    )
+    for word in ("GPU available", "litlogger", "/home/", "/root/", "/tmp/", "/work/"):
+        assert word not in text, word
+
+
+PUBLIC = [name for name in lightning_stall.__all__ if not name.startswith("_")]
+PURE = ("lightning_stall.history", "lightning_stall.report.charts", "lightning_stall.sinks.themes")
+
+
+def run_examples(thing: object, name: str, space: dict[str, object]) -> int:
+    """How many examples the docstring of `thing` holds; each must do what it says."""
+    (test,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs=space)
+    result = doctest.DocTestRunner(verbose=False).run(test)
+    assert result.failed == 0, f"{name}: see the output above"
+    return result.attempted
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example_that_runs(name: str) -> None:
+    thing = getattr(lightning_stall, name)
+    space = dict(vars(importlib.import_module(thing.__module__)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run_examples(thing, name, space) > 0
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_examples_elsewhere_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0

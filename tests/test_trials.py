@@ -396,12 +396,12 @@ def test_a_stalled_run_is_bitwise_the_same_with_trials(
         seed_everything(1, verbose=False)
         module = Odd()
         callbacks = stall_callbacks(trials=trials, mute=("learning-rate-too-low", "never-learned", "dead-activations"))
-        callbacks[-1].trial_seconds = 20.0  # type: ignore[attr-defined]
+        callbacks[-1].trial_seconds = 5.0  # type: ignore[attr-defined]
         trainer = make_trainer(callbacks, max_steps=130, max_epochs=-1, gradient_clip_val=1.0, **extra)
         trainer.fit(module, DataLoader(Augmented(), 16, shuffle=True))
         report = callbacks[-1]
         assert isinstance(report, StallReport)
-        assert (report._occasions is not None and report._occasions.trials.made > 3) is trials
+        assert (report._occasions is not None and report._occasions.trials.made >= 2) is trials
         prints.append(digest(trainer, module))
     assert prints[0] == prints[1]
 

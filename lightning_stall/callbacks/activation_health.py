@@ -53,6 +53,10 @@ class ActivationHealth(StallCallback):
         reinitialize: allow it: once a layer, by its own `reset_parameters`, its optimizer state cleared. One device only.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> watch(healthy(), blobs(), ActivationHealth()).findings
+    []
     """
 
     codes = ("dead-activations", "saturated-activations", "bad-initialization", "mode-mismatch")

@@ -54,6 +54,10 @@ class AutoClip(StallCallback):
 
     Raises:
         MisconfigurationException: for an argument out of range, and under DeepSpeed, which clips in its own engine.
+
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> watch(healthy(), blobs(), AutoClip(percentile=90)).outcome
+    'converged'
     """
 
     codes = ("exploding-gradients", "nonfinite-gradients", "clipping-too-tight")

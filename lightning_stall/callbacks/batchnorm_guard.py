@@ -50,6 +50,12 @@ class BatchNormBatchSizeGuard(StallCallback):
         auto_remedy: apply it.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import Classifier, blobs, mlp, watch
+    >>> one_left_over = blobs(samples=257, batch_size=32)
+    >>> report = watch(Classifier(mlp(batchnorm=True)), one_left_over, BatchNormBatchSizeGuard(auto_remedy=True))
+    >>> report.findings[0].code, report.outcome
+    ('batchnorm-small-batch', 'converged')
     """
 
     codes = (SMALL, STALE)

@@ -49,6 +49,10 @@ class DataStarvationMonitor(StallCallback):
             checkpoints have all the time they take.
         hang_action: "report" tells the hang and goes on waiting; "raise" ends the run with an error that says all of it
             and kills the workers.
+
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> watch(healthy(), blobs(), DataStarvationMonitor()).causes
+    []
     """
 
     codes = ("data-starvation", "too-many-workers", "duplicate-randomness", "dataloader-hang", "training-hang")

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
 from lightning_stall.measure.gradients import gradient_norms, total_norm
-from lightning_stall.measure.instability import find
+from lightning_stall.measure.instability import ModuleWatch, find
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
@@ -43,6 +43,10 @@ class GradientHealth(StallCallback):
             one wait a step on an accelerator. With a GradScaler the step is the scaler's.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import blobs, deep_sigmoid, watch
+    >>> watch(deep_sigmoid(), blobs(), GradientHealth()).causes[0].code
+    'vanishing-gradients'
     """
 
     codes = (
@@ -257,6 +261,8 @@ class GradientHealth(StallCallback):
             return
         found = find(loss, in_gradient)
         if found is None:
+            if not in_gradient:
+                self._search_modules()
             return
         self.found_operation = True
         names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}
@@ -271,6 +277,17 @@ class GradientHealth(StallCallback):
             evidence={"batch_idx": float(self.batch[1]), "strength": 0.9},
             where=[layer or "the loss"],
         )
+
+    def _search_modules(self) -> None:
+        """What the graph did not show: the first module that made it, found by running the batch once more."""
+        watch = ModuleWatch(self.hub.module)
+        try:
+            run_again(self.hub.trainer, self.hub.module, self.batch)
+        finally:
+            watch.release()
+        if watch.found is not None:
+            self.found_operation = True
+            self._say(judge.broken_module(watch.found, self.batch[1], self.hub.epoch))
 
     def _say(self, verdict: Verdict | None, step: int | None = None, remedy: str | None = None) -> bool:
         """Tell it; whether there was anything to tell."""

@@ -57,6 +57,12 @@ class InputHealth(StallCallback):
             how). Single process only.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> loader = blobs()
+    >>> loader.dataset.tensors[0][7, 2] = float("nan")
+    >>> watch(healthy(), loader, InputHealth()).findings[0].code
+    'nonfinite-inputs'
     """
 
     codes = (

@@ -40,6 +40,11 @@ class LossCheck(StallCallback):
         auto_remedy: accepted for the sake of one signature; there is no remedy, only a person can mend a loss.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import Classifier, blobs, mlp, watch
+    >>> ends_in_softmax = Classifier(torch.nn.Sequential(mlp(), torch.nn.Softmax(dim=1)))
+    >>> watch(ends_in_softmax, blobs(), LossCheck()).findings[0].code
+    'probabilities-as-logits'
     """
 
     codes = (

@@ -16,11 +16,12 @@ from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name
 from lightning_stall.sinks import themes
+from lightning_stall.verdicts import schedules
+from lightning_stall.verdicts.inputs import Verdict
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
 HUGE = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
-DEAD = 0.01  # share of its height under which a learning rate is spent
 THROWN = (
     0.2  # the same in the first checks, above which the first steps may have thrown the weights where nothing learns
 )
@@ -42,6 +43,10 @@ class OptimizerHealth(StallCallback):
         auto_remedy: accepted for symmetry; rates are mended by `PlateauWatch(auto_remedy=True)`, the rest by a person.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
+
+    >>> from lightning_stall.testing import blobs, healthy, watch
+    >>> watch(healthy(rate=1e-7), blobs(), OptimizerHealth(), max_epochs=15).causes[0].code
+    'learning-rate-too-low'
     """
 
     codes = (
@@ -64,7 +69,7 @@ class OptimizerHealth(StallCallback):
     def _reset(self) -> None:
         self.top_rate = 0.0
         self.rate = 0.0
-        self.alive_until = 0  # the last step with a rate above DEAD of its height
+        self.alive_until = 0  # the last step with a rate above schedules.DEAD of its height
         self.level_then = math.nan  # smoothed loss at that step
         self.ratios: dict[str, float] = {}
         self.medians: list[float] = []  # median update-to-weight ratio of the last checks
@@ -88,6 +93,7 @@ class OptimizerHealth(StallCallback):
     def begin(self) -> None:
         if not self.hub.step:
             self._reset()
+            self._look_at_schedules()
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
@@ -133,7 +139,7 @@ class OptimizerHealth(StallCallback):
         self.steps_seen += 1
         self.rate = reading.rate
         self.top_rate = max(self.top_rate, reading.rate)
-        if reading.rate > DEAD * self.top_rate:
+        if reading.rate > schedules.DEAD * self.top_rate:
             self.alive_until = reading.step
             self.level_then = self.hub.curve.level(20) if self.hub.curve.n else math.nan
         if reading.loss is not None and math.isfinite(reading.loss):
@@ -346,7 +352,7 @@ class OptimizerHealth(StallCallback):
         overshoot = median(self.cosines) if self.cosines else 0.0
         planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
         reach = ratio * planned
-        if state in ("never learned", "stalled") and 0 < reach < REACH and self.rate > DEAD * self.top_rate:
+        if state in ("never learned", "stalled") and 0 < reach < REACH and self.rate > schedules.DEAD * self.top_rate:
             self.tell(
                 "learning-rate-too-low",
                 f"A step moves the weights by {ratio:.2g} of their size, so all {planned:.0f} steps together cannot move "
@@ -385,27 +391,31 @@ class OptimizerHealth(StallCallback):
     def _judge_decay(self) -> None:
         hub = self.hub
         planned, state = hub.curve.horizon, hub.outcome.state
-        dead_for = hub.step - self.alive_until
-        early = math.isfinite(planned) and self.alive_until < 0.6 * planned and dead_for >= 0.2 * planned
-        if state in ("never learned", "stalled") and self.top_rate > 0 and early:
-            self.tell(
-                "learning-rate-decayed-early",
-                f"The learning rate was spent at step {self.alive_until} of {planned:.0f}: it is {self.rate:.3g}, "
-                f"{100 * self.rate / self.top_rate:.2g} % of its height of {self.top_rate:.3g}, and the loss stays at "
-                f"{hub.outcome.evidence.get('level', math.nan):.4g}. Above {100 * DEAD:.0f} % until the last third would be usual.",
-                advice="Give the schedule the length of the whole run, in the unit it is stepped in:\n\n"
-                "    scheduler = CosineAnnealingLR(opt, T_max=self.trainer.estimated_stepping_batches)\n"
-                '    return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}',
-                statistical=True,
-                evidence={
-                    "rate": self.rate,
-                    "top_rate": self.top_rate,
-                    "spent_at": float(self.alive_until),
-                    "strength": 0.9,
-                },
-            )
+        if self.top_rate > 0 and schedules.spent_early(hub.step, self.alive_until, planned):
+            flat = state in ("never learned", "stalled")
+            falling = None if flat else schedules.still_falling(hub.curve, self.alive_until)
+            if flat or falling is not None:
+                level = hub.outcome.evidence.get("level", math.nan)
+                self._say(schedules.decayed_early(self.rate, self.top_rate, self.alive_until, planned, level, falling))
         if hub.checking:
             self._judge_regularization()
+
+    def _look_at_schedules(self) -> None:
+        """Before the first step: whether each schedule counts in the unit it is stepped in."""
+        trainer, steps = self.hub.trainer, self.hub.curve.horizon
+        epochs = steps / max(1.0, trainer.num_training_batches / trainer.accumulate_grad_batches)
+        for config in trainer.lr_scheduler_configs if math.isfinite(steps) and steps > 0 else ():
+            schedule = config.scheduler
+            lengths = (getattr(schedule, name, None) for name in ("total_steps", "T_max", "total_iters"))
+            length = next((float(v) for v in lengths if isinstance(v, int | float) and v > 0), None)
+            calls = (epochs if config.interval == "epoch" else steps) / config.frequency
+            if length is not None and calls >= 1 and not config.reduce_on_plateau:
+                kind = type(schedule).__name__
+                self._say(schedules.wrong_unit(kind, length, config.interval, calls, steps, epochs))
+
+    def _say(self, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            self.tell(**vars(verdict))
 
     def _judge_regularization(self) -> None:
         if self.hub.outcome.state not in ("never learned", "stalled", "oscillating"):

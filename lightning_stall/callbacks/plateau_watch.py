@@ -54,6 +54,10 @@ class PlateauWatch(StallCallback):
 
     Raises:
         MisconfigurationException: for a value out of these ranges.
+
+    >>> from lightning_stall.testing import blobs, deep_sigmoid, watch
+    >>> watch(deep_sigmoid(), blobs(), PlateauWatch()).outcome
+    'never learned'
     """
 
     codes = (

@@ -45,6 +45,12 @@ class StallReport(StallCallback):
         trial_seconds: seconds that they may take in any case.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes that are never named as a cause.
+
+    >>> from lightning_stall import GradientHealth
+    >>> from lightning_stall.testing import blobs, nan_batch, watch
+    >>> report = watch(nan_batch(), blobs(), GradientHealth())  # makes a StallReport, fits and returns it
+    >>> report.outcome, report.findings[0].code
+    ('non-finite', 'nonfinite-loss')
     """
 
     last_word = True

@@ -37,6 +37,9 @@ def explain(code: str) -> str:
 
     Raises:
         MisconfigurationException: the catalogue has no such code; the message names the closest ones.
+
+    >>> print(explain("loss-plateau").splitlines()[0])
+    loss-plateau: The loss has stopped falling
     """
     if not isinstance(code, str) or code not in CATALOGUE:
         _refuse(code, "explain")

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.utils._pytree import tree_leaves
 
 from lightning_stall.measure.graph import in_front, nodes, saved
 
@@ -164,3 +167,47 @@ _RULES: dict[str, Rule] = {
     "AcosBackward0": _arc,
     "AsinBackward0": _arc,
 }
+
+
+HUGE = 1e15  # values that overflow by themselves in the next product
+
+
+class ModuleWatch:
+    """Finds, while a batch is run once more, the first module that makes something else of finite values.
+
+    For what the graph does not keep: custom functions, and all that is computed before the first weight. A module that
+    received huge values, or whose own weights are not finite, is a victim. Take `hooks` off with `release`.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.name = ""
+        self._hooks = [
+            part.register_forward_hook(self._look(name, part), with_kwargs=True)
+            for name, part in module.named_modules()
+            if name
+        ]
+
+    def release(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _look(self, name: str, part: Module) -> Callable[..., None]:
+        def hook(module: Module, args: Any, kwargs: Any, output: Any) -> None:
+            if self.name or _fine(output, torch.inf):
+                return
+            # the first to end with such an output is the innermost that made it
+            sane = _fine([args, kwargs], HUGE) and _fine(list(part.parameters()), HUGE)
+            self.name = f"{name} ({type(part).__name__})" if sane else "-"
+
+        return hook
+
+    @property
+    def found(self) -> str | None:
+        """Its name and kind; None where there is none, or the first was a victim."""
+        return self.name if self.name not in ("", "-") else None
+
+
+def _fine(values: Any, limit: float) -> bool:
+    floats = (t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point())
+    return all(bool((t.detach().abs() < limit).all()) for t in floats)

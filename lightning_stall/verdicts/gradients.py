@@ -146,6 +146,21 @@ def bad_gradients(loss: float, bad: Sequence[str], of: int, micro: int, batch: i
     )
 
 
+def broken_module(module: str, batch: int, epoch: int) -> Verdict:
+    """A module made values that are not finite of values that are."""
+    return Verdict(
+        "unstable-operation",
+        f"Batch {batch} of epoch {epoch} met `{module}`: what went in is finite, and so are its weights; what came out is "
+        "not.",
+        "Look in its `forward` for a division, a logarithm, a root or an exponential, and keep its input where it is "
+        "defined:\n\n    y = x / scale.clamp_min(1e-6)",
+        evidence={"batch_idx": float(batch), "strength": 0.9},
+        where=(module,),
+        statistical=False,
+        severity="critical",
+    )
+
+
 def leapt(total: float, usual: float, limit: float, steps: int, batch_idx: int, of: Sequence[Layer]) -> Verdict:
     """One norm stands far above those before."""
     return Verdict(

@@ -1,0 +1,102 @@
+"""Schedules that spend the learning rate too early, or count in another unit than they are stepped in. Floats in."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_stall.outcome import LossCurve
+from lightning_stall.verdicts.inputs import Verdict
+
+DEAD = 0.01  # share of its height under which a learning rate is spent
+EARLY = 0.6  # share of the planned run; a rate spent before is spent early
+LONG = 0.2  # share of the planned run for which it must have been spent
+FALL = 0.03  # of what there was to gain: a loss that fell so much in the last quarter before was still falling
+APART = 3.0  # times; a length so far from the number of its own steps is in another unit
+
+ADVICE = (
+    "Give the schedule the length of the whole run, in the unit it is stepped in:\n\n"
+    "    scheduler = CosineAnnealingLR(opt, T_max=self.trainer.estimated_stepping_batches)\n"
+    '    return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}'
+)
+
+
+def spent_early(step: int, alive_until: int, planned: float) -> bool:
+    """Whether the rate was spent long before the planned end, and long ago."""
+    return math.isfinite(planned) and alive_until < EARLY * planned and step - alive_until >= LONG * planned
+
+
+def still_falling(curve: LossCurve, alive_until: int) -> tuple[float, float] | None:
+    """How much the loss fell in the last quarter before the rate was spent, and since; None where that is not clear.
+
+    Both as a share of what had been gained until then.
+    """
+    quarter = alive_until // 4
+    if quarter < 5:
+        return None
+    before = curve.between(alive_until - 2 * quarter, alive_until - quarter)
+    then, now = curve.between(alive_until - quarter, alive_until), curve.between(curve.n - quarter, curve.n)
+    gained = max(curve.first, default=math.nan) - then
+    error = curve.noise() * math.sqrt(2 / quarter)
+    fell, since = before - then, then - now
+    if not (gained > 0 and fell > max(FALL * gained, 4 * error) and since < fell):
+        return None
+    return fell / gained, since / gained
+
+
+def decayed_early(
+    rate: float, top: float, alive_until: int, planned: float, level: float, falling: tuple[float, float] | None
+) -> Verdict:
+    """The rate was spent early; `falling` as `still_falling` gives it, where the run is not bad by itself."""
+    told = f"the loss stays at {level:.4g}"
+    if falling is not None:
+        told = (
+            f"the loss, which in the last quarter before had fallen by {falling[0]:.0%} of all it had gained, has fallen "
+            f"by {max(falling[1], 0.0):.1%} of it since"
+        )
+    return Verdict(
+        "learning-rate-decayed-early",
+        f"The learning rate was spent at step {alive_until} of {planned:.0f}: it is {rate:.3g}, {100 * rate / top:.2g} % "
+        f"of its height of {top:.3g}, and {told}. Above {100 * DEAD:.0f} % until the last third would be usual.",
+        ADVICE,
+        {
+            "rate": rate,
+            "top_rate": top,
+            "spent_at": float(alive_until),
+            "strength": 0.9,
+            **({"fell": falling[0], "since": falling[1]} if falling else {}),
+        },
+        statistical=falling is None,
+    )
+
+
+def wrong_unit(kind: str, length: float, interval: str, calls: float, steps: float, epochs: float) -> Verdict | None:
+    """A schedule whose length is given in optimizer steps and which is stepped once an epoch, or the other way round.
+
+    Args:
+        kind: the scheduler's class.
+        length: its `total_steps`, `T_max` or `total_iters`.
+        interval: "epoch" or "step": when it is stepped.
+        calls: how often it will be stepped in the planned run.
+        steps: optimizer steps planned.
+        epochs: epochs planned.
+    """
+    by_epoch = interval == "epoch" and length > APART * calls and 0.5 <= length / steps <= 2.0
+    by_step = interval == "step" and length * APART < calls and 0.5 <= length / epochs <= 1.5
+    if not (by_epoch or by_step):
+        return None
+    unit, other = ("optimizer steps", "epoch") if by_epoch else ("epochs", "optimizer step")
+    end = (
+        f"it will have done {calls / length:.1%} of its way at the end"
+        if by_epoch
+        else f"it is through after {length / calls:.1%} of the run"
+    )
+    return Verdict(
+        "learning-rate-decayed-early",
+        f"`{kind}` has a length of {length:.0f}, which is this run's in {unit}, and is stepped once an {other}, "
+        f"{calls:.0f} times in all: {end}; 100 % would be right.",
+        ADVICE,
+        {"length": length, "calls": calls, "strength": 0.9},
+        (kind,),
+        # one cycle that is never gone through leaves the rate at its start, a fraction of what was wanted
+        statistical=not (by_epoch and kind == "OneCycleLR"),
+    )
