@@ -340,10 +340,13 @@ def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | Non
     waits = trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules())
     if not module.automatic_optimization or compiled or counts or sharded or waits:
         return None
-    buffers = [(b, b.detach().clone()) for b in module.buffers()]
+    # copies take the place of the buffers: written to, the graph that still waits for its backward pass would be spoilt
+    buffers = [(m, name, b) for m in module.modules() for name, b in m._buffers.items() if b is not None]
     arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), *batch)
     quiet = {name: vars(module).get(name) for name in ("log", "log_dict")}
     module.__dict__.update({name: lambda *args, **kwargs: None for name in quiet})
+    for part, name, buffer in buffers:
+        part._buffers[name] = buffer.detach().clone()
     try:
         with isolate_rng(), torch.enable_grad(), trainer.precision_plugin.train_step_context():
             output = module.training_step(*arguments.values())
@@ -355,8 +358,7 @@ def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | Non
                 del module.__dict__[name]
             else:
                 module.__dict__[name] = kept
-        with torch.no_grad():
-            for buffer, copy in buffers:
-                buffer.copy_(copy)
+        for part, name, buffer in buffers:
+            part._buffers[name] = buffer
     loss = output.get("loss") if isinstance(output, dict) else output
     return loss if isinstance(loss, Tensor) and loss.requires_grad else None

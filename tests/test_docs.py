@@ -25,7 +25,7 @@ def test_the_readmes_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(block, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
@@ -39,7 +39,7 @@ def test_a_notebook_runs_and_holds_its_outputs(path: Path, tmp_path: Path, monke
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for cell in cells:
-            exec(compile("".join(cell["source"]), path.name, "exec"), space)
+            exec(compile("".join(cell["source"]), path.name, "exec", dont_inherit=True), space)
 
 
 def test_the_readme_lists_every_code() -> None:

@@ -176,3 +176,84 @@ def test_the_update_ratio_is_what_it_says() -> None:
     watch(Classifier(mlp(), rate=1e-3), blobs(), keeper, max_epochs=1)
     assert keeper.pair[0] == pytest.approx(keeper.pair[1], rel=1e-4)
     assert not math.isnan(keeper.pair[0])
+
+
+class Recall(LightningModule):
+    """Says at the end of a sequence what stood at its start; only a gate that stays open carries it there."""
+
+    def __init__(self, lstm: bool) -> None:
+        super().__init__()
+        self.read = nn.LSTM(4, 16, batch_first=True) if lstm else nn.RNN(4, 16, batch_first=True)
+        if lstm:  # forget gates start open
+            nn.init.constant_(self.read.bias_hh_l0[16:32], 6.0)
+        self.head = nn.Linear(16, 4)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        places = torch.zeros(len(batch[0]), 60, 4)
+        places[:, 0] = F.one_hot(batch[1], 4).float()
+        return places, batch[1]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.head(self.read(batch[0])[0][:, -1]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 3e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vanishing_along_a_sequence(seed: int) -> None:
+    report = watch(Recall(lstm=False), blobs(), GradientHealth(), max_epochs=10, seed=seed)
+    (finding,) = [f for f in report.findings if f.code == "vanishing-gradients" and f.speaks]
+    assert finding.evidence["places"] == 60
+    assert "first 20 have no part" in finding.summary
+    twin = watch(Recall(lstm=True), blobs(), GradientHealth(), max_epochs=10, seed=seed)
+    assert "vanishing-gradients" not in told(twin)
+
+
+class Stack(Classifier):
+    """Twenty residual blocks that are added up as they are, or scaled down."""
+
+    def __init__(self, scale: float) -> None:
+        class Residual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a = nn.Linear(32, 32)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return x + scale * torch.relu(self.a(x))
+
+        super().__init__(nn.Sequential(nn.Linear(8, 32), *(Residual() for _ in range(20)), nn.Linear(32, 4)), rate=0.05)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steep_from_the_start(seed: int) -> None:
+    report = watch(Stack(3.0), blobs(), GradientHealth(), seed=seed)
+    first = next(f for f in report.findings if f.code == "exploding-gradients" and f.speaks)
+    assert first.evidence["steepness"] > 100
+    assert first.step <= 16
+    assert told(watch(Stack(0.1), blobs(), GradientHealth(), seed=seed)) == []
+
+
+class Centred(nn.Module):
+    """Divides by a deviation that is 0 in a column that never changes."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, torch.ones(len(x), 1)], 1)
+        return (x - x.mean(0)) / (x.std(0) + self.epsilon)
+
+
+def test_a_module_that_breaks_before_the_first_weight() -> None:
+    net = lambda epsilon: Classifier(nn.Sequential(Centred(epsilon), nn.Linear(9, 4)))  # noqa: E731
+    report = watch(net(0.0), blobs(), GradientHealth(), max_epochs=1)
+    (finding,) = [f for f in report.findings if f.code == "unstable-operation"]
+    assert finding.step == 1
+    assert finding.where == ("net.0 (Centred)",)
+    assert report.causes[0].code == "unstable-operation"
+    assert told(watch(net(1e-3), blobs(), GradientHealth(), max_epochs=1)) == []

@@ -20,7 +20,7 @@ LAYERS = [
     ["verdicts"],
     ["readings"],
     ["remedies"],
-    ["remedies_batchnorm", "remedies_inputs"],
+    ["remedies_batchnorm", "remedies_inputs", "remedies_rate"],
     ["sinks"],
     ["journal", "logbook", "pipeline"],
     ["hub"],

@@ -13,7 +13,9 @@ from torch.optim import lr_scheduler
 
 from lightning_stall import OptimizerHealth, StallReport
 from lightning_stall.measure.weights import untrained
+from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
+from lightning_stall.verdicts.schedules import wrong_unit
 
 
 def told(report: StallReport) -> list[str]:
@@ -156,3 +158,75 @@ def test_untrained_knows_torchs_own_initialisation() -> None:
     assert not any(untrained(layer) for layer in layers)
     assert not untrained(nn.LayerNorm(64))
     assert not untrained(nn.LazyLinear(4))
+
+
+def accuracy(module: Classifier) -> float:
+    x, y = blobs().dataset.tensors  # type: ignore[attr-defined]
+    with torch.no_grad():
+        return float((module.eval()(x).argmax(1) == y).float().mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raises_a_rate_that_is_too_low(seed: int) -> None:
+    module, right = healthy(rate=1e-7), healthy()
+    report = watch(module, blobs(), OptimizerHealth(auto_remedy=True), max_epochs=30, seed=seed)
+    watch(right, blobs(), OptimizerHealth(), max_epochs=30, seed=seed)
+    assert accuracy(module) > 0.9 * accuracy(right)
+    done = [f.remedy for f in report.findings if f.remedy]
+    assert done[-1] == "raised the learning rate at step 160, to 10000 times the schedule's"
+
+
+def test_a_climb_goes_on_while_it_does_no_harm_and_goes_back_where_it_does() -> None:
+    climb = RateClimb()
+    assert climb.begin(100, 1e-8, 2.0) == "raised the learning rate at step 100, to 1000 times the schedule's"
+    assert climb.begin(110, 1e-5, 2.0) is None
+    assert climb.judge(110, 1e-5, 2.0, 0.01) is None
+    assert climb.judge(120, 1e-5, 2.02, 0.01) == "raised the learning rate at step 120, to 10000 times the schedule's"
+    kept = RateClimb()
+    kept.load_state_dict(climb.state_dict())
+    assert kept.judge(140, 1e-4, 2.1, 0.01) == (
+        "took the raise of step 120 back, from 10000 to 1000 times the schedule's rate"
+    )
+    assert kept.judge(160, 1e-5, 1.0, 0.01) is None
+    assert climb.judge(140, 1e-3, 1.9, 0.01) is None
+    assert climb.ended
+
+
+class OneCycle(Classifier):
+    """A one-cycle schedule as long as the run in optimizer steps, stepped at each of them or once an epoch."""
+
+    def __init__(self, interval: str) -> None:
+        super().__init__(mlp())
+        self.interval = interval
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.interval}}
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
+def test_a_schedule_in_another_unit_than_it_is_stepped_in() -> None:
+    report = watch(OneCycle("epoch"), blobs(), OptimizerHealth())
+    assert top(report) == "learning-rate-decayed-early"
+    assert report.findings[0].step == 0
+    assert watch(OneCycle("step"), blobs(), OptimizerHealth()).findings == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "interval", "calls", "steps", "epochs", "found"),
+    [
+        ("OneCycleLR", 1000, "epoch", 10, 1000, 10, True),
+        ("OneCycleLR", 1000, "step", 1000, 1000, 10, False),
+        ("CosineAnnealingLR", 10, "step", 1000, 1000, 10, True),
+        ("CosineAnnealingLR", 10, "epoch", 10, 1000, 10, False),
+        ("CosineAnnealingLR", 50, "epoch", 10, 1000, 10, False),  # restarts, or a longer run was planned
+        ("CosineAnnealingLR", 100, "step", 1000, 1000, 10, False),
+        ("CosineAnnealingLR", 4, "step", 8, 8, 4, False),
+    ],
+)
+def test_units_of_schedules(
+    kind: str, length: float, interval: str, calls: float, steps: float, epochs: float, found: bool
+) -> None:
+    assert (wrong_unit(kind, length, interval, calls, steps, epochs) is not None) == found

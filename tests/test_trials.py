@@ -74,6 +74,8 @@ FLAT = (1.0, *([0.9] * 20))
         ({}, [*STUCK, fit(1.0, start="fresh"), fit(0.4, start="fresh", factor=0.01)], ["learning-rate-too-high"]),
         ({}, [fit(1.0), fit(0.6, factor=10.0), fit(0.6, factor=0.1), fit(1.0, start="fresh")], []),  # no direction
         ({}, [*STUCK, fit(0.4, start="fresh")], ["bad-initialization"]),
+        ({}, [*STUCK, fit(1.0, start="fresh"), fit(0.4, start="fresh", factor=10.0)], ["bad-initialization"]),
+        ({"spoken": frozenset({"dead-activations"})}, [*STUCK, fit(0.4, start="fresh")], ["dead-activations"]),
         ({}, [*STUCK, fit(0.4, start="fresh"), fit(0.1, start="fresh", factor=0.1)], ["learning-rate-too-high"]),
         ({}, [*STUCK, fit(0.4, losses=(1.0, 0.4, 3.0), start="fresh")], []),  # it had it, and lost it again
         ({"explained": 0.5, "state": "stalled"}, [*STUCK, fit(0.4, start="fresh")], []),  # it had learnt something
@@ -90,6 +92,7 @@ FLAT = (1.0, *([0.9] * 20))
         ({}, [*STUCK, *LOST, fit(0.4, free=True)], ["excess-regularization"]),
         ({}, [*STUCK, *LOST, *by_heart(20, 21)], ["uninformative-targets"]),
         ({}, [*STUCK, *LOST, *by_heart(10, 30)], []),  # its own targets are fitted faster: they mean something
+        ({"spoken": frozenset({"categorical-as-numeric"})}, [*STUCK, *LOST, *by_heart(20, 21)], []),
         ({"baseline": None}, [*STUCK, *LOST, *by_heart(20, 21)], []),
         ({"weights": 6, "targets": 32}, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], ["insufficient-capacity"]),
         ({"weights": 6000, "targets": 32}, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], []),

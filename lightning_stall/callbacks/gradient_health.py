@@ -79,6 +79,7 @@ class GradientHealth(StallCallback):
         self.steepness = 0.0  # of the first gradient: its norm times that of the weights over the loss
         self.looked_along = False  # the sequences it reads
         self.found_operation = False
+        self.runs_again = False  # a module is to be searched for before the next step
         self.searched = False  # for the operation that made the first value that is no number
         self.batch: tuple[Any, int] = (None, 0)
         self._control = StepControl()
@@ -109,6 +110,9 @@ class GradientHealth(StallCallback):
             self._search(loss, in_gradient=False)
 
     def before_step(self, optimizer: Optimizer) -> None:
+        if self.runs_again:
+            self.runs_again = False
+            self._search_modules()
         reading, total = self.hub.readings.gradients(optimizer), None
         if not self.searched and not self.hub.readings.scaler:
             total = float(reading.total) if reading.known is None and self.hub.checking else reading.known
@@ -261,8 +265,8 @@ class GradientHealth(StallCallback):
             return
         found = find(loss, in_gradient)
         if found is None:
-            if not in_gradient:
-                self._search_modules()
+            # not here: between a forward pass and its backward pass nothing may touch the buffers
+            self.runs_again = not in_gradient
             return
         self.found_operation = True
         names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}

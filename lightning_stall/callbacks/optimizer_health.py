@@ -13,21 +13,16 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.graph import leaves
+from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name
+from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
-from lightning_stall.verdicts import schedules
+from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
-REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
-HUGE = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
-THROWN = (
-    0.2  # the same in the first checks, above which the first steps may have thrown the weights where nothing learns
-)
 IDLE = 0.2  # share of all weights that may stand untrained and without gradient
-WORN = 0.25  # share of its first norm under which a decayed weight is worn away
-DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
 
 
 class OptimizerHealth(StallCallback):
@@ -40,7 +35,10 @@ class OptimizerHealth(StallCallback):
     and the gradient after it: near 1 the step went too far), `stall/rate/schedule`.
 
     Args:
-        auto_remedy: accepted for symmetry; rates are mended by `PlateauWatch(auto_remedy=True)`, the rest by a person.
+        auto_remedy: raise a learning rate that is too low, tenfold at a time, until steps move the weights by some 0.1 %
+            or the loss is worse for it; the last raise is then taken back. The schedule's own rate is left alone (the
+            factor acts inside each optimizer step), and the factor is kept in the checkpoint. Rates that are too high
+            are lowered by `PlateauWatch(auto_remedy=True)`.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 
@@ -79,6 +77,8 @@ class OptimizerHealth(StallCallback):
         self.steps_seen = 0
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
+        self.climb = RateClimb()
+        self.on_host = False  # the weights can be read without a wait
         self._before: list[Tensor] = []  # weights sampled before the step of a check
         self._moved: list[Tensor] = []  # and how that step moved them
         self._cosine: Tensor | None = None
@@ -94,9 +94,11 @@ class OptimizerHealth(StallCallback):
         if not self.hub.step:
             self._reset()
             self._look_at_schedules()
+        self.hub.rate.factors[self.state_key] = self.climb.factor
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
+        self.on_host = loss.device.type == "cpu"
         if hub.step <= 2 and not hub.readings.scaler:
             found = leaves(loss)
             if found:
@@ -104,7 +106,7 @@ class OptimizerHealth(StallCallback):
                 self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
         if hub.step <= LOOK:
             for optimizer in hub.readings.optimizers:
-                left = _leftover(optimizer)
+                left = leftover(optimizer)
                 kept = self._kept.get(id(optimizer))
                 self._kept[id(optimizer)] = left if kept is None else torch.logical_and(kept, left)
 
@@ -124,15 +126,15 @@ class OptimizerHealth(StallCallback):
             self._stepped[key] = self._stepped.get(key, 0) + 1
         if optimizer is hub.readings.optimizers[0]:
             if self._moved:
-                self._cosine = _cosine(hub.readings.named(optimizer)[1], self._moved)
+                self._cosine = overshoot(hub.readings.named(optimizer)[1], self._moved)
                 self._moved = []
             if hub.checking:
-                self._before = [_few(p).clone() for p in hub.readings.named(optimizer)[1]]
+                self._before = [few(p).clone() for p in hub.readings.named(optimizer)[1]]
 
     def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._before:
             params = self.hub.readings.named(self.hub.readings.optimizers[0])[1]
-            self._moved = [_few(p) - b for p, b in zip(params, self._before, strict=True)]
+            self._moved = [few(p) - b for p, b in zip(params, self._before, strict=True)]
             self._before = []
 
     def observe(self, reading: StepReading) -> None:
@@ -157,9 +159,21 @@ class OptimizerHealth(StallCallback):
         self._look_at_replicas()
 
     def judged(self) -> None:
-        if self.hub.outcome.bad:
+        hub = self.hub
+        if self.climb.raised_at and not self.climb.ended:
+            ratio = median(self.medians) if self.medians else 0.0
+            noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(self.climb.cooldown)
+            if self.medians or hub.curve.bad_steps:  # a check has measured the new rate
+                self._climbed(
+                    self.climb.judge(hub.step, ratio, math.inf if hub.curve.bad_steps else self._level(), noise)
+                )
+        if hub.outcome.bad:
             self._judge_rate()
+        if hub.outcome.bad or hub.checking:
             self._judge_decay()
+
+    def detach(self) -> None:
+        self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
         values = {"stall/rate/schedule": self.rate}
@@ -192,12 +206,16 @@ class OptimizerHealth(StallCallback):
             "medians": list(self.medians),
             "cosines": list(self.cosines),
             "first_norms": dict(self.first_norms),
+            "climb": self.climb.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._reset()
         for name, value in state.items():
-            setattr(self, name, value.copy() if isinstance(value, list | dict) else value)
+            if name == "climb":
+                self.climb.load_state_dict(value)
+            else:
+                setattr(self, name, value.copy() if isinstance(value, list | dict) else value)
 
     # ------------------------------------------------------------------ certain facts
 
@@ -323,7 +341,7 @@ class OptimizerHealth(StallCallback):
         if "DDP" not in type(self.hub.trainer.strategy).__name__:
             return 0.0
         with torch.no_grad():
-            parts = [_few(p).double().sum() for p in self.hub.module.parameters() if p.is_floating_point()]
+            parts = [few(p).double().sum() for p in self.hub.module.parameters() if p.is_floating_point()]
         return float(torch.stack(parts).sum().float()) if parts else 0.0
 
     def _look_at_replicas(self) -> None:
@@ -348,45 +366,35 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         state, e = hub.outcome.state, hub.outcome.evidence
         ratio = median(self.medians) if self.medians else math.nan
-        first = self.largest_early
-        overshoot = median(self.cosines) if self.cosines else 0.0
         planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
-        reach = ratio * planned
-        if state in ("never learned", "stalled") and 0 < reach < REACH and self.rate > schedules.DEAD * self.top_rate:
-            self.tell(
-                "learning-rate-too-low",
-                f"A step moves the weights by {ratio:.2g} of their size, so all {planned:.0f} steps together cannot move "
-                f"them by more than {100 * reach:.2g} %; {100 * REACH:.0f} % would be the least. The rate is {self.rate:.3g}.",
-                advice=f"Raise the learning rate by {_raise(ratio):.0f} times at first:\n\n"
-                f"    lr = {self.rate * _raise(ratio):.2g}\n\n"
-                "or let `Tuner(trainer).lr_find(model)` look for it.",
-                statistical=True,
-                evidence={
-                    "ratio": ratio,
-                    "reach": reach,
-                    "rate": self.rate,
-                    "strength": min(1.0, 0.3 - math.log10(reach / REACH) / 3),
-                },
-            )
+        spent = self.rate <= schedules.DEAD * self.top_rate
+        low = rates.too_low(ratio, planned, self.rate) if state in ("never learned", "stalled") and not spent else None
+        if low is not None:
+            self._say(low)
+            if self.auto_remedy and hub.gate_open:
+                self._climbed(self.climb.begin(hub.step, ratio, self._level()))
             return
-        above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
-        absurd = first > THROWN and state in ("stalled", "never learned")
-        wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and self.growth > 10) or above
-        too_far = first > HUGE or ratio > HUGE or (overshoot > 0.3 and ratio > 0.2 * HUGE)
-        if wild and too_far:
-            strength = (
-                0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > 0.3) + 0.2 * (ratio > 2 * HUGE)
-            )
-            self.tell(
-                "learning-rate-too-high",
-                f"A step changes the weights by {100 * max(ratio, first):.2g} % of their size ({100 * HUGE:.0f} % is much) and "
-                f"the gradient after it points along it with a cosine of {overshoot:.2f} (0 would be fine), while the "
-                f"loss is {state}. The rate is {self.rate:.3g}.",
-                advice=f"Lower the learning rate:\n\n    lr = {self.rate / 10:.2g}\n\n"
-                "or let `PlateauWatch(auto_remedy=True)` lower it while it trains.",
-                statistical=True,
-                evidence={"ratio": max(ratio, first), "overshoot": overshoot, "rate": self.rate, "strength": strength},
-            )
+        overshoot = median(self.cosines) if self.cosines else 0.0
+        self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))
+
+    def _level(self) -> float:
+        return self.hub.curve.level(self.climb.cooldown) if self.hub.curve.n else math.nan
+
+    def _climbed(self, done: str | None) -> None:
+        """Apply what the climb decided, and tell it."""
+        if done is None:
+            return
+        hub = self.hub
+        hub.rate.factors[self.state_key] = self.climb.factor
+        self.medians = [m * self.climb.factor / self.climb.last for m in self.medians[-1:]]  # what the next check will see
+        self.tell(
+            "learning-rate-too-low",
+            f"The loss stands at {self._level():.4g} at step {hub.step}; the schedule's rate is "
+            f"{self.rate / max(self.climb.last, 1e-30):.3g}.",
+            severity="info",
+            evidence={"factor_before": self.climb.last, "factor_after": self.climb.factor, "level": self._level()},
+            remedy=done,
+        )
 
     def _judge_decay(self) -> None:
         hub = self.hub
@@ -397,7 +405,7 @@ class OptimizerHealth(StallCallback):
             if flat or falling is not None:
                 level = hub.outcome.evidence.get("level", math.nan)
                 self._say(schedules.decayed_early(self.rate, self.top_rate, self.alive_until, planned, level, falling))
-        if hub.checking:
+        if hub.checking or self.on_host:
             self._judge_regularization()
 
     def _look_at_schedules(self) -> None:
@@ -420,43 +428,14 @@ class OptimizerHealth(StallCallback):
     def _judge_regularization(self) -> None:
         if self.hub.outcome.state not in ("never learned", "stalled", "oscillating"):
             return
-        worn, decay = self._worn()
-        if worn:
-            names = [name for name, _ in worn]
-            least = worn[0][1]
-            self.tell(
-                "excess-regularization",
-                f"Weight decay has worn {len(worn)} weights down to {100 * least:.2g} % of their first norm; above "
-                f"{100 * WORN:.0f} % would be usual. The decay is {decay:.3g}.",
-                advice="Lower the decay:\n\n    torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-2)",
-                statistical=True,
-                evidence={"norm_left": least, "weight_decay": decay, "strength": 0.8},
-                where=names,
-            )
+        decay = max(float(g.get("weight_decay", 0.0)) for g in self.hub.readings.optimizers[0].param_groups)
+        worn = rates.worn_away(self.first_norms, self._norms(), decay) if decay > 0 else None
         heavy = [
-            (n, m.p)
+            (plain_name(n), m.p)
             for n, m in self.hub.module.named_modules()
-            if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > DROPOUT
+            if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > rates.DROPOUT
         ]
-        if heavy and not worn:
-            self.tell(
-                "excess-regularization",
-                f"Dropout drops {100 * max(p for _, p in heavy):.0f} % of its inputs; up to 50 % is usual.",
-                advice="Lower it:\n\n    nn.Dropout(0.2)",
-                statistical=True,
-                evidence={"dropout": max(p for _, p in heavy), "strength": 0.7},
-                where=[plain_name(n) for n, _ in heavy],
-            )
-
-    def _worn(self) -> tuple[list[tuple[str, float]], float]:
-        """Weights under decay whose norm has fallen under WORN of the first seen, least first; and the decay."""
-        optimizer = self.hub.readings.optimizers[0]
-        decays = [float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups]
-        if max(decays) <= 0:
-            return [], 0.0
-        now = self._norms()
-        worn = [(n, now[n] / v) for n, v in self.first_norms.items() if n in now and v > 0 and now[n] < WORN * v]
-        return sorted(worn, key=lambda pair: pair[1]), max(decays)
+        self._say(worn or rates.dropped(heavy))
 
     def _norms(self) -> dict[str, float]:
         """Norm of each weight matrix of the first optimizer."""
@@ -466,42 +445,3 @@ class OptimizerHealth(StallCallback):
             return {}
         norms = torch.stack([p.detach().float().norm().to(matrices[0][1].device) for _, p in matrices]).tolist()
         return {name: norm for (name, _), norm in zip(matrices, norms, strict=True)}
-
-
-def _few(p: Tensor, count: int = 256) -> Tensor:
-    flat = p.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // count)][:count]
-
-
-def _leftover(optimizer: Optimizer) -> Tensor:
-    """Whether any of an optimizer's gradients is there and not zero, from its first few parameters, on their device."""
-    grads = [p.grad for g in optimizer.param_groups for p in g["params"][:4] if p.grad is not None][:4]
-    dense = [g for g in grads if g.layout is torch.strided and not hasattr(g, "placements")]
-    if not dense:
-        device = optimizer.param_groups[0]["params"][0].device if optimizer.param_groups[0]["params"] else "cpu"
-        return torch.zeros((), dtype=torch.bool, device=device)
-    return torch.stack([g.detach().abs().max() > 0 for g in dense if g.numel()]).any()
-
-
-def _cosine(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
-    """Cosine between a step and the gradient after it, over the sampled elements: positive where the step overshot."""
-    pairs = [
-        (_few(p.grad).float(), m.float())
-        for p, m in zip(params, moved, strict=False)
-        if p.grad is not None and _plain(p.grad)
-    ]
-    if not pairs:
-        return torch.tensor(math.nan)
-    home = pairs[0][0].device
-    grad = torch.cat([g.to(home) for g, _ in pairs])
-    step = torch.cat([m.to(home) for _, m in pairs])
-    return (grad @ step) / (grad.norm() * step.norm())
-
-
-def _plain(grad: Tensor) -> bool:
-    return grad.layout is torch.strided and not hasattr(grad, "placements")
-
-
-def _raise(ratio: float) -> float:
-    """How many times a rate may be raised to bring its update-to-weight ratio to about 1e-3, at most a millionfold."""
-    return float(10 ** round(min(6.0, max(1.0, math.log10(1e-3 / ratio)))))

@@ -11,6 +11,21 @@ from lightning_stall.trials.records import WIN, Conclusion, Fit, Fits, Situation
 LEARNT = 0.1  # of what there was to gain at the start, below which the run has learnt nothing
 FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
 FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
+# units that pass no gradient are why the weights are stuck: a fresh start that learns bears that out
+STUCK = ("dead-activations", "saturated-activations", "vanishing-gradients")
+# and these, once told, are why inputs may seem to tell nothing
+DATA = frozenset(
+    {
+        "categorical-as-numeric",
+        "class-imbalance",
+        "constant-inputs",
+        "corrupt-samples",
+        "disparate-feature-scales",
+        "duplicate-randomness",
+        "too-little-data",
+        "unshuffled-data",
+    }
+)
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
 
 
@@ -45,12 +60,16 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said.append(_told(s, fits, "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
-    elif s.steady and _either(high, fresh_high) and not _either(low, fresh_low):
+    elif s.steady and high and not fresh_low:
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
         if (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
-            said.append(_told(s, fits, code, _either(high, fresh_high), same or again))
+            said.append(_told(s, fits, code, high, same or again))
+    elif fresh_high is not None and s.peak == 1 and not fresh_low:
+        said += _afresh(s, fits, now, fresh_high)  # the same rate does nothing for the weights as they are
+    elif fresh_high is not None and "learning-rate-decayed-early" in s.spoken and s.peak >= 10:
+        said.append(_told(s, fits, "learning-rate-decayed-early", fresh_high, same or again))
     for start, control in (("now", same), ("fresh", again)):
         free = fits.get(start=start, free=True)
         rated = (low, high) if start == "now" else (low, high, fresh_low, fresh_high)
@@ -74,10 +93,11 @@ def _either(first: Fit | None, second: Fit | None) -> Fit | None:
 
 
 def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> list[Conclusion]:
-    """The run's own optimizer at its own rate learns from a fresh initialisation."""
+    """The run's own optimizer learns from a fresh initialisation, at its own rate or a higher one."""
     stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
     if s.steady and s.explained < LEARNT and stuck:
-        return [_told(s, fits, "bad-initialization", again, now.get(1.0))]
+        seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
+        return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
 
 
@@ -92,7 +112,7 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
     true = {a.one: f for a, f in fits.all.items() if a.one >= 0 and not a.shuffled}
     mixed = {a.one: f for a, f in fits.all.items() if a.one >= 0 and a.shuffled}
     heart = [s.gain(f) for f in true.values()]
-    if not heart:
+    if not heart or s.spoken & DATA:
         return []
     best = max(true.values(), key=s.gain)
     if max(heart) < FITTED:
@@ -157,6 +177,7 @@ _WORDS = {
     "learning-rate-too-high": "so the rate is too high",
     "learning-rate-too-low": "so the rate is too low",
     "learning-rate-decayed-early": "so the rate was lowered too early",
+    **dict.fromkeys(STUCK, "so the rate is right and it is the weights that are stuck"),
     "bad-initialization": "so it is the start that hinders it, not the rate",
     "unscaled-inputs": "so it is the scale of the inputs that hinders it",
     "excess-regularization": "so decay or dropout hold it back",

@@ -38,9 +38,9 @@ class Listed(LightningModule):
 
     def __init__(self, seen: bool) -> None:
         super().__init__()
-        blocks = [nn.Linear(2, 32), nn.Linear(32, 32)]
+        blocks = [nn.Linear(2, 10), nn.Linear(10, 10)]
         self.blocks = nn.ModuleList(blocks) if seen else blocks
-        self.head = nn.Linear(32, 3)
+        self.head = nn.Linear(10, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -54,7 +54,7 @@ class Listed(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
 @sick("u-blocks-in-a-list", "mlp", "parameters-not-optimized", twin=lambda s: listed(s, True))

@@ -160,13 +160,13 @@ def honesty(val: Split, fresh: Split) -> Any:
 
 @sick("u-validates-on-trained-rows", "mlp", "train-val-leakage", twin=lambda s: leaks(s, False))
 def leaks(seed: int, leak: bool = True) -> Training:
-    d = data.digits(seed)
-    d = data.split(d.x, data.flip_labels(d.y, 0.3, 10, seed), seed, 0.7)
-    fresh = Split(d.x, d.y, d.x_test[200:], d.y_test[200:])
-    val = Split(d.x, d.y, d.x[:200], d.y[:200]) if leak else Split(d.x, d.y, d.x_test[:200], d.y_test[:200])
-    module = Fit(dense(64, 128, 10), F.cross_entropy, adam(2e-3))
+    whole = data.digits(seed)
+    d = data.split(whole.x, data.flip_labels(whole.y, 0.4, 10, seed), seed, 0.7)
+    fresh = Split(d.x, d.y, whole.x_test, data.flip_labels(whole.y_test, 0.4, 10, seed + 1))
+    val = Split(d.x, d.y, d.x[:400], d.y[:400]) if leak else Split(d.x, d.y, d.x_test, d.y_test)
+    module = Fit(dense(64, 256, 10), F.cross_entropy, adam(2e-3))
     train = batches(d.x, d.y)
-    return Training(module, train, honesty(val, fresh), held_out(val.x_test, val.y_test), {"max_epochs": 30})
+    return Training(module, train, honesty(val, fresh), held_out(val.x_test, val.y_test), {"max_epochs": 40})
 
 
 @sick("u-oversampled-before-the-cut", "mlp", "train-val-leakage", twin=lambda s: oversampled(s, False))

@@ -1,0 +1,108 @@
+"""Learning rates and decays that lead nowhere: floats in, a verdict out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from lightning_stall.verdicts.inputs import Verdict
+
+REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
+MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
+THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
+HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
+WORN = 0.25  # share of its first norm under which a decayed weight is worn away
+DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
+
+
+def times_to_raise(ratio: float) -> float:
+    """How many times a rate may be raised to bring its ratio to about `HEALTHY`: a power of ten, at most a million."""
+    return float(10 ** round(min(6.0, max(1.0, math.log10(HEALTHY / ratio)))))
+
+
+def too_low(ratio: float, planned: float, rate: float) -> Verdict | None:
+    """All the steps of the run together cannot move the weights.
+
+    Args:
+        ratio: median update-to-weight ratio of a step.
+        planned: optimizer steps in all.
+        rate: the learning rate.
+    """
+    reach = ratio * planned
+    if not 0 < reach < REACH:
+        return None
+    times = times_to_raise(ratio)
+    return Verdict(
+        "learning-rate-too-low",
+        f"A step moves the weights by {ratio:.2g} of their size, so all {planned:.0f} steps together cannot move them by "
+        f"more than {100 * reach:.2g} %; {100 * REACH:.0f} % would be the least. The rate is {rate:.3g}.",
+        f"Raise the learning rate by {times:.0f} times at first:\n\n    lr = {rate * times:.2g}\n\n"
+        "or let `OptimizerHealth(auto_remedy=True)` raise it while it trains.",
+        {
+            "ratio": ratio,
+            "reach": reach,
+            "rate": rate,
+            "strength": min(1.0, 0.3 - math.log10(reach / REACH) / 3),
+        },
+    )
+
+
+def too_high(
+    state: str, e: Mapping[str, float], ratio: float, first: float, overshoot: float, growth: float, rate: float
+) -> Verdict | None:
+    """Steps that are large beside the weights, in a run that is thrown about.
+
+    Args:
+        state: how the run fares.
+        e: the outcome's numbers.
+        ratio: median update-to-weight ratio of the last checks.
+        first: the largest such median of the first steps.
+        overshoot: cosine between a step and the gradient after it.
+        growth: of the loss, from its least to its last finite value.
+        rate: the learning rate.
+    """
+    above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
+    absurd = first > THROWN and state in ("stalled", "never learned")
+    wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and growth > 10) or above
+    too_far = first > MUCH or ratio > MUCH or (overshoot > 0.3 and ratio > 0.2 * MUCH)
+    if not (wild and too_far):
+        return None
+    strength = 0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > 0.3) + 0.2 * (ratio > 2 * MUCH)
+    return Verdict(
+        "learning-rate-too-high",
+        f"A step changes the weights by {100 * max(ratio, first):.2g} % of their size ({100 * MUCH:.0f} % is much) and the "
+        f"gradient after it points along it with a cosine of {overshoot:.2f} (0 would be fine), while the loss is "
+        f"{state}. The rate is {rate:.3g}.",
+        f"Lower the learning rate:\n\n    lr = {rate / 10:.2g}\n\n"
+        "or let `PlateauWatch(auto_remedy=True)` lower it while it trains.",
+        {"ratio": max(ratio, first), "overshoot": overshoot, "rate": rate, "strength": strength},
+    )
+
+
+def worn_away(first: Mapping[str, float], now: Mapping[str, float], decay: float) -> Verdict | None:
+    """Weight decay has worn weights down; norms by weight, at the first check and now."""
+    left = sorted((now[n] / v, n) for n, v in first.items() if n in now and v > 0 and now[n] < WORN * v)
+    if not left or decay <= 0:
+        return None
+    return Verdict(
+        "excess-regularization",
+        f"Weight decay has worn {len(left)} weights down to {100 * left[0][0]:.2g} % of their first norm; above "
+        f"{100 * WORN:.0f} % would be usual. The decay is {decay:.3g}.",
+        "Lower the decay:\n\n    torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-2)",
+        {"norm_left": left[0][0], "weight_decay": decay, "strength": 0.8},
+        tuple(name for _, name in left),
+    )
+
+
+def dropped(heavy: Sequence[tuple[str, float]]) -> Verdict | None:
+    """Dropout layers by name and probability, those above `DROPOUT`."""
+    if not heavy:
+        return None
+    most = max(p for _, p in heavy)
+    return Verdict(
+        "excess-regularization",
+        f"Dropout drops {100 * most:.0f} % of its inputs; up to 50 % is usual.",
+        "Lower it:\n\n    nn.Dropout(0.2)",
+        {"dropout": most, "strength": 0.7},
+        tuple(name for name, _ in heavy),
+    )
