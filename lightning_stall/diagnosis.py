@@ -180,7 +180,7 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
         outcome: how the run fares, or fared at its end.
     """
     spoken = _worst_by_code(f for f in findings if f.speaks)
-    causes = {code: f for code, f in spoken.items() if CATALOGUE[code].kind == "cause"}
+    causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
     seen = {f.code for f in findings if "note" not in f.evidence and "trial" not in f.evidence}
     trials: dict[str, list[Finding]] = {}
@@ -207,6 +207,11 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
             ranked.append(_cause(finding, SYMPTOM, [finding]))
     ranked.sort(key=lambda c: (-c.confidence, c.findings[0].step))
     return ranked
+
+
+def stands_alone(finding: Finding) -> bool:
+    """Whether it is a cause: by its code, or, of a symptom, since its callback says how surely nothing lies under it."""
+    return CATALOGUE[finding.code].kind == "cause" or "strength" in finding.evidence
 
 
 def _worst_by_code(findings: Iterable[Finding]) -> dict[str, Finding]:

@@ -61,7 +61,17 @@ def address(runs: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # a relative directory: TensorBoard shows it, and the pictures are for the README
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", runs.name, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        runs.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     server = subprocess.Popen(command, cwd=runs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):  # until it has read the runs: a page opened sooner stays empty

@@ -68,7 +68,15 @@ def test_imports_go_down(path: Path) -> None:
     for module in imports(path):
         if module.startswith("lightning_stall."):
             other = part(module)
-            same_package = other == own and own in ("catalogue", "measure", "sinks", "pipeline", "verdicts", "report", "trials")
+            same_package = other == own and own in (
+                "catalogue",
+                "measure",
+                "sinks",
+                "pipeline",
+                "verdicts",
+                "report",
+                "trials",
+            )
             assert RANK[other] < RANK[own] or same_package, f"{path.name} imports {module}"
 
 

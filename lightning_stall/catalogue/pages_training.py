@@ -100,8 +100,8 @@ TRAINING: tuple[Page, ...] = (
         "a fingerprint of the weights differs between the ranks of a data-parallel run at a check.",
         "A step skipped by one rank alone, parameters made or drawn after the model was wrapped.",
         "Strategies that shard the weights.",
-        "if loss.item() > 10:  # one rank's own number\n    optimizer.param_groups[0]['lr'] = 0.0",
-        "worst = self.all_gather(loss.detach()).max()\nif worst > 10:  # the same on every rank\n    optimizer.param_groups[0]['lr'] = 0.0",
+        'if loss.item() > 10:  # one rank\'s own number\n    optimizer.param_groups[0]["lr"] = 0.0',
+        'worst = self.all_gather(loss.detach()).max()\nif worst > 10:  # the same on every rank\n    optimizer.param_groups[0]["lr"] = 0.0',
     ),
     Page(
         "excess-regularization",
@@ -197,14 +197,14 @@ TRAINING: tuple[Page, ...] = (
         "A lock or a handle that was forked, a worker killed for memory.",
         "A slow first batch, and a loader that is slow and works.",
         "class Files(Dataset):\n    def __init__(self, path):\n        self.file = h5py.File(path)  # shared by all forks",
-        "class Files(Dataset):\n    def __getitem__(self, i):\n        self.file = self.file or h5py.File(self.path)  # opened in the worker\n        return self.file['x'][i]",
+        'class Files(Dataset):\n    def __getitem__(self, i):\n        self.file = self.file or h5py.File(self.path)  # opened in the worker\n        return self.file["x"][i]',
     ),
     Page(
         "training-hang",
         "no step ends for far longer than any before, with the loader idle; the stacks of all threads are shown.",
         "A collective that one rank never reaches, a deadlock between threads.",
         "Compilation at the first step, a long validation, a breakpoint.",
-        "if self.global_rank == 0:\n    self.log('val_loss', loss, sync_dist=True)",
-        "self.log('val_loss', loss, sync_dist=True)",
+        'if self.global_rank == 0:\n    self.log("val_loss", loss, sync_dist=True)',
+        'self.log("val_loss", loss, sync_dist=True)',
     ),
 )

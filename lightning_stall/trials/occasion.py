@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_stall.catalogue import CATALOGUE
-from lightning_stall.diagnosis import explains
+from lightning_stall.diagnosis import explains, stands_alone
 from lightning_stall.finding import Finding
 from lightning_stall.trials.plan import Trials
 from lightning_stall.trials.records import Conclusion
@@ -83,7 +82,7 @@ class Occasions:
         hub, journal = self.hub, self.hub.journal
         # those that are held back will speak as soon as this judgement is over
         told = [*(f for f in journal.findings if f.speaks), *(f for f, _ in journal.held.values())]
-        causes = [f for f in told if CATALOGUE[f.code].kind == "cause"]
+        causes = [f for f in told if stands_alone(f)]
         for f in causes:
             if (f.code not in OPEN or f.severity == "critical") and explains(f.code, hub.outcome.state):
                 return

@@ -60,7 +60,7 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said.append(_told(s, fits, "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
-    elif s.steady and high and not fresh_low:
+    elif s.steady and high and not _either(low, fresh_low):
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
