@@ -62,7 +62,7 @@ class Recorder(Callback):
 
 def load_cases() -> dict[str, Case]:
     """Import every module under `well` and `sick`, which fills CASES."""
-    for part in ("well", "sick"):
+    for part in ("well", "sick", "unseen"):
         package = importlib.import_module(f"benchmarks.zoo.{part}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
