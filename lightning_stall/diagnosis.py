@@ -101,7 +101,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "vanishing-gradients", "learning-rate-too-low"),
         "what is not updated does not learn",
     ),
-    Rule("gradients-not-cleared", (*_LOSS, "exploding-gradients", "learning-rate-too-high"), "old gradients add up"),
+    Rule(
+        "gradients-not-cleared",
+        (*_LOSS, "exploding-gradients", "vanishing-gradients", "learning-rate-too-high", "learning-rate-too-low"),
+        "old gradients add up, or none is left for the step",
+    ),
     Rule("clipping-too-tight", (*_FLAT, "learning-rate-too-low"), "clipped gradients move nothing"),
     Rule("excess-regularization", (*_FLAT, "vanishing-gradients"), "decay outweighs the gradient"),
     Rule(
@@ -123,7 +127,17 @@ RULES: tuple[Rule, ...] = (
     Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
     Rule(
         "mode-mismatch",
-        ("overfitting", "batchnorm-stale-statistics", "batchnorm-small-batch", "learning-rate-too-low", *_FLAT),
+        (
+            *_LOSS,
+            *_BROKEN,
+            "overfitting",
+            "batchnorm-stale-statistics",
+            "batchnorm-small-batch",
+            "learning-rate-too-low",
+            "learning-rate-too-high",
+            "exploding-gradients",
+            "unscaled-inputs",
+        ),
         "layers act as in the other mode",
     ),
     Rule("missing-nonlinearity", (*_FLAT, "insufficient-capacity"), "stacked linear layers are one linear layer"),

@@ -21,7 +21,7 @@ from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
 from lightning_stall.logbook import Logbook
 from lightning_stall.measure.losses import Labels, recognise
-from lightning_stall.outcome import LossCurve, Outcome, judge
+from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge
 from lightning_stall.readings import Readings, planned_steps
 from lightning_stall.remedies import RateScale
 from lightning_stall.sinks import ConsoleSink, JsonlSink
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted; later only those of checks
+UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
+LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
 
 _HEAD = 4  # numbers in front of the losses in the row that ranks exchange
@@ -76,6 +78,7 @@ class Hub:
         self.step = self._steps_done(trainer)
         self.epoch = trainer.current_epoch
         self.batch_idx = 0
+        self.ending = False  # the fit has made its last step
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
         self.shared: dict[str, list[float]] = {}  # name -> one number a rank, as of the last check
@@ -180,6 +183,7 @@ class Hub:
         if not self.active:
             return
         self._own(self._observe, True)
+        self.ending = True
         if self.distributed:
             self._meet()
         else:
@@ -307,8 +311,14 @@ class Hub:
     def gate_open(self) -> bool:
         """Whether statistical findings may speak. A flat loss comes and goes with noise, so it must have stayed."""
         if not self.outcome.bad:
-            return False
+            return self.ending and self.unlearnt
         return self.outcome.state != "stalled" or self.step - self.well_at >= max(20, self.curve.n // 10)
+
+    @property
+    def unlearnt(self) -> bool:
+        """Whether the run, as far as it went, is no better than a constant predictor, or much worse after few steps."""
+        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
+        return explained < UNLEARNT if self.curve.n >= LONG_ENOUGH else explained < LOST and self.curve.n > FEW_STEPS
 
     def _check(self) -> None:
         self.readings.forget_rates()

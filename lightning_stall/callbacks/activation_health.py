@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from lightning_stall.callback import StallCallback, guarded
-from lightning_stall.measure.activations import Kind, activations, at_the_edge, fired
+from lightning_stall.measure.activations import Kind, activations, at_the_edge, fired, spread
 from lightning_stall.measure.initial import Start, starts
 from lightning_stall.readings import plain_name
 from lightning_stall.remedies import swap
@@ -23,6 +23,9 @@ from lightning_stall.sinks import clean_tag, themes
 
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
 SATURATED = 0.6  # share of a layer's values at the limits
+EARLY = 16  # optimizer steps in which a model still is as it was made
+DEEP = 5  # activations in a row from which on a signal may fade
+FADED = 0.01  # share of the spread between samples that is left, under which it has
 MEMORY = 4  # checks over which a unit must not have fired
 GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
 
@@ -42,8 +45,8 @@ class Layer:
 class ActivationHealth(StallCallback):
     """Looks at activations on checks, at weights before the first step, and at the modules' modes.
 
-    Says mode-mismatch, which is certain; and, once the run fares badly, dead-activations, saturated-activations and
-    bad-initialization. It reads what autograd keeps anyway, so functional calls count and no hook is put on the model;
+    Says mode-mismatch, which is certain; and, once the run fares badly, dead-activations, saturated-activations,
+    bad-initialization, and vanishing-gradients where the forward pass loses what tells samples apart. It reads what autograd keeps anyway, so functional calls count and no hook is put on the model;
     a compiled or checkpointed part is not seen.
 
     Logs: `stall/activations/dead/<layer>`, `stall/activations/saturated/<layer>` (shares from 0 to 1).
@@ -59,7 +62,13 @@ class ActivationHealth(StallCallback):
     []
     """
 
-    codes = ("dead-activations", "saturated-activations", "bad-initialization", "mode-mismatch")
+    codes = (
+        "dead-activations",
+        "saturated-activations",
+        "vanishing-gradients",
+        "bad-initialization",
+        "mode-mismatch",
+    )
 
     def __init__(
         self,
@@ -77,6 +86,9 @@ class ActivationHealth(StallCallback):
         self.layers: dict[str, Layer] = {}
         self.renewed: list[str] = []
         self.starts: list[Start] = []
+        self.faded: list[float] = []  # spread over samples behind the last activation over that behind the first
+        self.depth = 0  # activations in a row
+        self._spreads: list[Tensor] = []
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
         self._undo: Any = None
@@ -102,6 +114,8 @@ class ActivationHealth(StallCallback):
         for activation in found:
             if activation.kind != "relu" and not activation.hidden:
                 continue
+            if activation.kind == "softmax" and hub.step > EARLY:
+                continue  # attention may well learn to look at one place
             owner = names.get(activation.source, "").rpartition(".")[0]
             name = f"{activation.kind} after {owner}" if owner else f"{activation.kind} {len(self._fresh)}"
             layer = self.layers.setdefault(name, Layer(name, activation.kind, activation.order))
@@ -110,7 +124,11 @@ class ActivationHealth(StallCallback):
                     (layer, fired(activation.output, activation.channel), activation.output.new_zeros(()))
                 )
             else:
-                self._fresh.append((layer, None, at_the_edge(activation.output, activation.kind)))
+                edge = at_the_edge(activation.output, activation.kind, activation.channel)
+                self._fresh.append((layer, None, edge))
+        if hub.step <= EARLY:
+            hidden = [a for a in found if a.kind != "softmax" and a.hidden and len(a.output) > 1]
+            self._spreads = [spread(a.output) for a in hidden] if len(hidden) >= DEEP else []
 
     def check(self) -> None:
         for layer, mask, edge in self._fresh:
@@ -124,6 +142,11 @@ class ActivationHealth(StallCallback):
                 layer.edges.append(float(edge))
                 del layer.edges[:-MEMORY]
         self._fresh = []
+        if self._spreads:
+            first, *_, last = (float(v) for v in self._spreads)
+            self.faded.append(last / first if first > 0 else math.nan)
+            self.depth, self._spreads = len(self._spreads), []
+        self._look_for_faded()
         self._look_for_dead()
         self._look_for_saturated()
         self._look_at_start()
@@ -216,6 +239,21 @@ class ActivationHealth(StallCallback):
             evidence={"dead": worst.dead, "units": float(units), "layers": float(len(dead)), "strength": worst.dead**4},
             where=[x.name for x in dead],
             remedy=remedy,
+        )
+
+    def _look_for_faded(self) -> None:
+        """What tells samples apart at the first layer is gone at the last; gradients fade as much on their way back."""
+        left = median(self.faded) if len(self.faded) >= MEMORY - 1 else math.nan
+        if not left < FADED:
+            return
+        self.tell(
+            "vanishing-gradients",
+            f"What tells one sample from another shrinks {1 / max(left, 1e-30):.3g}-fold on its way through {self.depth} "
+            f"activations, in the first {EARLY} steps, and gradients shrink as much on their way back; less than "
+            f"{1 / FADED:.0f}-fold would do.",
+            statistical=True,
+            evidence={"left": left, "activations": float(self.depth), "strength": min(1.0, -math.log10(left) / 6)},
+            where=[layer.name for layer in sorted(self.layers.values(), key=lambda x: x.order)[-3:]],
         )
 
     def _look_for_saturated(self) -> None:

@@ -65,6 +65,7 @@ class GradientHealth(StallCallback):
 
     def _reset(self) -> None:
         self.spikes: dict[int, Spike] = {}
+        self.told_vanished = False
         self.told_bad = False  # of a non-finite step, and not retracted since
         self.first: list[float] = []  # total norms of the first steps
         self.recent: list[float] = []  # and of the last ones
@@ -259,8 +260,11 @@ class GradientHealth(StallCallback):
     def _search(self, loss: Tensor, in_gradient: bool) -> None:
         """Name the operation that went wrong; not where values had grown until one overflowed."""
         self.searched = True
-        if judge.grown(self.first, self.recent) > judge.GROWTH or self.hub.curve.last > 10 * max(
-            self.hub.curve.first[:3], default=math.inf
+        steep = self.steepness > judge.STEEP and self.hub.step <= judge.SOON
+        if (
+            steep
+            or judge.grown(self.first, self.recent) > judge.GROWTH
+            or self.hub.curve.last > 10 * max(self.hub.curve.first[:3], default=math.inf)
         ):
             return
         found = find(loss, in_gradient)
@@ -301,12 +305,16 @@ class GradientHealth(StallCallback):
 
     def _look_for_vanishing(self, reading: StepReading) -> None:
         if self._say(judge.near_zero(reading.total_norm, self._elements(), self.layers)):
+            self.told_vanished = True
             return
         ends = judge.ends(self.layers)
         if ends is None:
             return
         self.decays = [*self.decays, math.log10(ends[0] / ends[1])][-5:]
-        if not self._say(judge.vanished(self.decays, self.layers)) and len(self.decays) >= judge.LOOKS:
+        if self._say(judge.vanished(self.decays, self.layers)):
+            self.told_vanished = True
+        elif self.told_vanished and len(self.decays) >= judge.LOOKS:
+            self.told_vanished = False
             self.retract("vanishing-gradients")
 
     def _look_along_sequences(self) -> None:

@@ -18,7 +18,7 @@ from lightning_stall.measure.loss_graph import Expression, Term, children, predi
 from lightning_stall.measure.loss_inputs import given_wrong
 from lightning_stall.measure.loss_names import Names
 from lightning_stall.measure.loss_reach import out_of_reach
-from lightning_stall.measure.loss_signs import divergence_sign, maximised, similarity
+from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, similarity
 from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
 from lightning_stall.readings import StepReading
@@ -108,6 +108,11 @@ class LossCheck(StallCallback):
             self._tell(fault)
         self.indices.update(expression, given.batch_size)
         self.summed.update(expression, given.batch_size, self.hub.readings.accumulate)
+
+    def judged(self) -> None:
+        fault = endless(self.hub.curve.first[0], self.hub.curve.level(20)) if self.hub.curve.n >= 40 else None
+        if fault is not None:
+            self._tell(fault, lasting=True)
 
     def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batch = []

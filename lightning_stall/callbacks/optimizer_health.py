@@ -85,6 +85,8 @@ class OptimizerHealth(StallCallback):
         self._kept: dict[int, Tensor] = {}  # optimizer -> whether gradients survived every look since its last step
         self._uncleared: dict[int, Tensor] = {}
         self._stepped: dict[int, int] = {}
+        self._there: dict[int, Tensor] = {}  # optimizer -> whether the last backward pass left it a gradient
+        self._gone: dict[int, list[Tensor]] = {}  # and whether none of it was left for its step, at checks
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
 
@@ -114,6 +116,8 @@ class OptimizerHealth(StallCallback):
         if self.hub.checking and self.hub.step <= LOOK:
             for optimizer in self.hub.readings.optimizers:
                 self._with_grad.update(id(p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+                if not self.hub.module.automatic_optimization:
+                    self._there[id(optimizer)] = leftover(optimizer)
 
     def before_step(self, optimizer: Optimizer) -> None:
         hub = self.hub
@@ -124,6 +128,10 @@ class OptimizerHealth(StallCallback):
                 count = self._uncleared.get(key)
                 self._uncleared[key] = kept.float() if count is None else count + kept.float()
             self._stepped[key] = self._stepped.get(key, 0) + 1
+            there = self._there.pop(key, None)
+            if there is not None:  # what the backward pass left, and the step does not find
+                gone = torch.logical_and(there, ~leftover(optimizer))
+                self._gone.setdefault(key, []).append(gone)
         if optimizer is hub.readings.optimizers[0]:
             if self._moved:
                 self._cosine = overshoot(hub.readings.named(optimizer)[1], self._moved)
@@ -318,8 +326,44 @@ class OptimizerHealth(StallCallback):
                     severity="critical",
                     evidence={"uncleared": float(uncleared), "steps": float(steps), "strength": 1.0},
                 )
+            elif len(gone := self._gone.get(id(optimizer), [])) >= 3 and bool(torch.stack(gone).all()):
+                self._say_cleared_early(i, len(gone))
+            elif steps >= 7 and not self._has_grad(optimizer):
+                self._say_without_gradient(i, optimizer, steps)
             elif steps >= 3 and not any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self._look_for_early_clearing(i, optimizer, steps)
+
+    def _has_grad(self, optimizer: Optimizer) -> bool:
+        """Whether any backward pass that was looked at gave any of its parameters a gradient."""
+        if type(optimizer).__name__ == "_MockOptimizer" or not optimizer.param_groups:
+            return True
+        params = [p for g in optimizer.param_groups for p in g["params"]]
+        return not params or any(id(p) in self._with_grad or p.grad is not None for p in params)
+
+    def _say_without_gradient(self, i: int, optimizer: Optimizer, steps: int) -> None:
+        params = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        names = [plain_name(n) for n, p in self.hub.module.named_parameters() if id(p) in params]
+        self.tell(
+            "parameters-not-optimized",
+            f"Optimizer {i} has made {steps} steps, and none of its {len(params)} parameters ever had a gradient; all "
+            "should.",
+            advice="Let the loss it steps on reach them. Look for `detach()`, `torch.no_grad()` and `.item()` on the way, "
+            "and for a part of the model that another one replaced:\n\n"
+            "    score = self.critic(self.generator(noise))  # not .detach() where the generator is trained",
+            severity="critical",
+            evidence={"steps": float(steps), "parameters": float(len(params)), "strength": 1.0},
+            where=names[:8],
+        )
+
+    def _say_cleared_early(self, i: int, looks: int) -> None:
+        self.tell(
+            "gradients-not-cleared",
+            f"In all {looks} steps that were looked at the backward pass left optimizer {i} gradients, and its step found "
+            "zeros: they are cleared before the step, where after it would be right.",
+            advice="Clear first, step last:\n\n    opt.zero_grad()\n    self.manual_backward(loss)\n    opt.step()",
+            severity="critical",
+            evidence={"steps": float(looks), "strength": 1.0},
+        )
 
     def _look_for_early_clearing(self, i: int, optimizer: Optimizer, steps: int) -> None:
         """Gradients were there after the backward pass, and not one weight of this optimizer has moved."""
@@ -386,7 +430,9 @@ class OptimizerHealth(StallCallback):
             return
         hub = self.hub
         hub.rate.factors[self.state_key] = self.climb.factor
-        self.medians = [m * self.climb.factor / self.climb.last for m in self.medians[-1:]]  # what the next check will see
+        self.medians = [
+            m * self.climb.factor / self.climb.last for m in self.medians[-1:]
+        ]  # what the next check will see
         self.tell(
             "learning-rate-too-low",
             f"The loss stands at {self._level():.4g} at step {hub.step}; the schedule's rate is "
@@ -402,9 +448,12 @@ class OptimizerHealth(StallCallback):
         if self.top_rate > 0 and schedules.spent_early(hub.step, self.alive_until, planned):
             flat = state in ("never learned", "stalled")
             falling = None if flat else schedules.still_falling(hub.curve, self.alive_until)
-            if flat or falling is not None:
-                level = hub.outcome.evidence.get("level", math.nan)
-                self._say(schedules.decayed_early(self.rate, self.top_rate, self.alive_until, planned, level, falling))
+            gone = schedules.nothing_left(self.rate, self.top_rate, self.alive_until, planned)
+            certain = falling is not None or gone
+            if flat or certain:
+                level = hub.curve.level(20) if hub.curve.n else math.nan
+                early = self.rate, self.top_rate, self.alive_until, planned, level, falling, certain
+                self._say(schedules.decayed_early(*early))
         if hub.checking or self.on_host:
             self._judge_regularization()
 

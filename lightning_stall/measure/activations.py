@@ -13,8 +13,14 @@ from torch import Tensor
 
 from lightning_stall.measure.graph import in_front, nodes, saved
 
-Kind = Literal["relu", "sigmoid", "tanh"]
-_KINDS: dict[str, Kind] = {"ReluBackward0": "relu", "SigmoidBackward0": "sigmoid", "TanhBackward0": "tanh"}
+Kind = Literal["relu", "sigmoid", "tanh", "softmax"]
+_KINDS: dict[str, Kind] = {
+    "ReluBackward0": "relu",
+    "SigmoidBackward0": "sigmoid",
+    "TanhBackward0": "tanh",
+    "SoftmaxBackward0": "softmax",
+}
+ROW = 4  # values that a softmax shares one among, at least, to be looked at
 EDGE = 0.01  # of its range: a sigmoid under 0.01 or over 0.99 passes less than a hundredth of a gradient
 
 
@@ -40,7 +46,7 @@ class Activation:
 
 
 def activations(loss: Tensor) -> list[Activation]:
-    """Every ReLU, sigmoid and tanh that the loss depends on, in the order of the forward pass."""
+    """Every ReLU, sigmoid, tanh and softmax that the loss depends on, in the order of the forward pass."""
     found = []
     last = 0  # where the last parameter is used
     for node in nodes(loss.grad_fn):
@@ -51,6 +57,13 @@ def activations(loss: Tensor) -> list[Activation]:
             continue
         output = saved(node, "result")
         if output is None or output.ndim < 2:
+            continue
+        if kind == "softmax":
+            dim = int(getattr(node, "_saved_dim", output.ndim - 1))
+            dim = (dim - 2**64 if dim >= 2**63 else dim) % output.ndim
+            if output.shape[dim] < ROW:
+                continue
+            found.append(Activation(kind, node._sequence_nr(), in_front(node)[0], output.detach(), dim))
             continue
         source, convolution = in_front(node)
         channel = 1 if convolution or output.ndim == 4 else output.ndim - 1
@@ -64,8 +77,15 @@ def fired(output: Tensor, channel: int) -> Tensor:
     return alive.transpose(0, channel).flatten(1).any(1)
 
 
-def at_the_edge(output: Tensor, kind: Kind) -> Tensor:
-    """Share of all values within `EDGE` of the function's limits; shape ()."""
+def spread(output: Tensor) -> Tensor:
+    """How much units differ from sample to sample: mean over units of the standard deviation over samples; shape ()."""
+    return output.float().std(0, correction=0).mean()
+
+
+def at_the_edge(output: Tensor, kind: Kind, channel: int = -1) -> Tensor:
+    """Share of all values within `EDGE` of the function's limits, of a softmax of its rows; shape ()."""
+    if kind == "softmax":
+        return (output > 1 - EDGE).any(channel).float().mean()
     if kind == "sigmoid":
         return ((output < EDGE) | (output > 1 - EDGE)).float().mean()
     return (output.abs() > 1 - 2 * EDGE).float().mean()

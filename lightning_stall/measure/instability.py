@@ -170,6 +170,7 @@ _RULES: dict[str, Rule] = {
 
 
 HUGE = 1e15  # values that overflow by themselves in the next product
+LARGE = 1e6  # values that have grown
 
 
 class ModuleWatch:
@@ -196,8 +197,10 @@ class ModuleWatch:
         def hook(module: Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.name or _fine(output, torch.inf):
                 return
-            # the first to end with such an output is the innermost that made it
-            sane = _fine([args, kwargs], HUGE) and _fine(list(part.parameters()), HUGE)
+            # the first to end with such an output is the innermost that made it; where its other values are huge too,
+            # they had grown until some overflowed
+            rest = [torch.nan_to_num(t.detach(), 0.0, 0.0, 0.0) for t in _floats(output)]
+            sane = _fine([args, kwargs, list(part.parameters())], HUGE) and _fine(rest, LARGE)
             self.name = f"{name} ({type(part).__name__})" if sane else "-"
 
         return hook
@@ -208,6 +211,9 @@ class ModuleWatch:
         return self.name if self.name not in ("", "-") else None
 
 
+def _floats(values: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
 def _fine(values: Any, limit: float) -> bool:
-    floats = (t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point())
-    return all(bool((t.detach().abs() < limit).all()) for t in floats)
+    return all(bool((t.detach().abs() < limit).all()) for t in _floats(values))

@@ -14,6 +14,7 @@ from lightning_stall.measure.losses import SeenLoss
 MOST_CLASSES = 4096
 ENTRIES = 1 << 16  # of one batch's targets
 BLOCKS = 512  # batches remembered
+GUESSES = 200  # predictions that are enough to say so, from as few of the last batches as give them
 RECENT = 8  # measured batches that say what the model predicts now
 SMALLEST_BLOCK = 8  # samples; smaller batches are joined
 
@@ -109,7 +110,7 @@ class LabelWatch:
         grouping, error, blocks = _grouping(_blocks(table))
         return ClassCounts(
             counts=table.sum(0).tolist(),
-            predicted=torch.stack(self._predicted).sum(0).tolist(),
+            predicted=_latest(torch.stack(self._predicted).cpu()),
             batches=len(table),
             blocks=blocks,
             grouping=grouping,
@@ -200,3 +201,10 @@ def _grouping(blocks: Tensor) -> tuple[float, float, int]:
         return math.nan, math.nan, len(blocks)
     error = math.sqrt(2 * overall / float((sizes * (sizes - 1)).sum())) / (1 - overall) + 1e-9
     return (float(alike.mean()) - overall) / (1 - overall), error, len(blocks)
+
+
+def _latest(predicted: Tensor) -> list[float]:
+    """Counts by class over as few of the last batches as hold `GUESSES` predictions: shape (batches, C) to C numbers."""
+    enough = (predicted.sum(1).flip(0).cumsum(0) < GUESSES).sum() + 1
+    counts: list[float] = predicted[-int(enough) :].sum(0).tolist()
+    return counts

@@ -268,6 +268,19 @@ def difference(term: Term) -> Edge | None:
     return None
 
 
+def error_below(term: Term) -> Edge | None:
+    """The subtraction under any elementwise function of one tensor, as in `log(cosh(y - p))`; None where there is none."""
+    edge = term.edge
+    for _ in range(6):
+        below = children(edge[0])
+        if len(below) != 1 or short(edge[0]) in LAYERS or shape(below[0]) != shape(edge):
+            return None
+        edge = below[0]
+        if short(edge[0]) == "Sub":
+            return edge
+    return None
+
+
 def both_need_gradients(term: Term) -> bool:
     """Whether prediction and target are both computed by the model: then neither is a given target."""
     if term.kind in BY_HAND or term.kind == "norm":

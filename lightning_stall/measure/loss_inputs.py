@@ -22,6 +22,7 @@ from lightning_stall.measure.loss_graph import (
     both_need_gradients,
     children,
     difference,
+    error_below,
     prediction,
     producer,
     saved,
@@ -170,21 +171,25 @@ def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
 def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
     """(N, 1) against (N,). Healthy: weights and biases that broadcast, and distances between all pairs of one tensor or
     of two that were given a new dimension for it. A batch of one proves nothing."""
-    if term.kind not in REGRESSION | BY_HAND | {"norm"} or both_need_gradients(term):
+    if term.kind not in REGRESSION | BY_HAND | {"norm", "other"} or both_need_gradients(term):
         return
     found = prediction(term)
-    edge = term.edge if term.kind in REGRESSION else difference(term)
-    if found is None or edge is None:
+    edge = term.edge if term.kind in REGRESSION else error_below(term) if term.kind == "other" else difference(term)
+    if edge is None or (found is None and term.kind != "other"):
         return
-    values = saved(term.node, "self")
+    inside = children(edge[0])
+    if found is None and len(inside) != 1:
+        return
+    shown = shape(inside[0]) if found is None else found.given
+    values = saved(term.node, "self") if found is not None else None
     size = tuple(values.shape) if isinstance(values, Tensor) else shape(edge)
     if len(size) < 2 or size[0] != size[1] or size[0] < 2:
         return
     n, rest = size[0], size[2:]
     column, row = (n, 1, *rest), (n, *rest)
-    if found.given == column:
+    if shown == column:
         target = row
-    elif found.given == row:
+    elif shown == row:
         target = column
     else:
         return
@@ -195,13 +200,13 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
         return
     yield Fault(
         "loss-shape-mismatch",
-        f"The prediction {text(found.given)} and the target {text(target)} broadcast against each other to "
+        f"The prediction {text(shown)} and the target {text(target)} broadcast against each other to "
         f"{text(size)}: each prediction is compared with the targets of all {n} samples, {n * n} pairs in place of "
         f"{n}.",
         "Give both the same shape, and let a wrong one fail:\n\n"
         + (
             "    prediction = prediction.squeeze(1)  # (N, 1) -> (N,)\n"
-            if found.given == column
+            if shown == column
             else "    y = y.squeeze(1)  # (N, 1) -> (N,)\n"
         )
         + "    assert prediction.shape == y.shape, (prediction.shape, y.shape)",
@@ -221,7 +226,7 @@ def _stretched(target: object, dim: int) -> bool:
 
 def _new_dimension(term: Term) -> bool:
     """Whether the prediction was given a dimension right before the difference, as one does to compare all pairs."""
-    edge = difference(term)
+    edge = error_below(term) if term.kind == "other" else difference(term)
     inside = children(edge[0])[0] if edge is not None else None
     return inside is not None and short(inside[0]) in ("Unsqueeze", "View", "UnsafeView")
 

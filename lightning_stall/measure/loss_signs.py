@@ -19,6 +19,7 @@ from lightning_stall.measure.loss_graph import (
     short,
 )
 
+ENDLESS = 1e4  # times its start, below zero
 OPPOSITE = -0.5  # mean cosine similarity: outputs turned away from their targets on purpose
 
 
@@ -64,6 +65,27 @@ def divergence_sign(loss: Expression) -> Iterator[Fault]:
                 {"sign": -1.0, "limit": 1.0},
             )
             return
+
+
+def endless(first: float, now: float) -> Fault | None:
+    """A loss that has fallen so far below zero that nothing holds it: what should be small is being made large.
+
+    Likelihoods of continuous data, critics and rewards go below zero too, to a level of the size of their start.
+
+    Args:
+        first: the first loss.
+        now: the mean of the last ones.
+    """
+    if not now < -ENDLESS * (1.0 + abs(first)):
+        return None
+    return Fault(
+        "wrong-loss-for-task",
+        f"The loss has fallen from {first:.4g} to {now:.4g} and has no floor: what is minimised is the opposite of what "
+        f"is meant; a loss that measures something stays above {-ENDLESS * (1.0 + abs(first)):.3g}.",
+        "Turn its sign, or what grows in it: a likelihood is maximised, so its loss gets a minus:\n\n"
+        "    loss = -distribution.log_prob(y).mean()",
+        {"first": first, "loss": now},
+    )
 
 
 def similarity(loss: Expression, given: Given) -> Iterator[Fault]:

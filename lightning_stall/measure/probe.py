@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,25 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     chance = scores[1:]
     deviations = (scores[0] - chance.mean(0)) / chance.std(0).clamp_min(1e-12)
     return Signal(float(deviations[0]), float(deviations[1]), len(x))
+
+
+def neighbours_explain(x: Tensor, y: Tensor, categorical: bool) -> float:
+    """Share of the targets' variance that the mean of each sample's nearest others explains; NaN where that is not known.
+
+    What it explains is there to be learnt; a model may well explain more. Classes count as one column each.
+
+    Args:
+        x: (n, D) rows.
+        y: (n, k) targets; class numbers in one column where `categorical`.
+    """
+    x, kept = _different(x.double())
+    y = _encode(y[kept].double(), categorical)  # type: ignore[assignment]
+    if y is None or len(x) < LEAST // 2 or not x.shape[1]:
+        return math.nan
+    far = torch.cdist(x, x)
+    far.fill_diagonal_(torch.inf)
+    guess = y[far.topk(NEIGHBOURS, largest=False).indices].mean(1)
+    return 1.0 - float((y - guess).square().sum() / (y - y.mean(0)).square().sum())
 
 
 def _different(x: Tensor) -> tuple[Tensor, Tensor]:

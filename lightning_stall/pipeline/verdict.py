@@ -12,6 +12,7 @@ LOST = 0.5  # seconds lost so far before a word
 ENOUGH = 6  # steady batches that make a verdict
 PATIENCE = 3  # verdicts in a row
 CROWDED = 0.3  # share of their time that workers stand in line for a core, from which on they crowd each other
+ABSURD = 4  # workers a core, from which on it needs no wait for them to crowd each other
 COMPUTING = 0.5  # share of the making of a batch; workers that compute less may well outnumber the cores
 START = 2.0  # seconds before an epoch's first batch, from which on they count
 CROWDED_START = 0.2  # the same where there are at least twice as many workers as cores
@@ -59,6 +60,8 @@ class Verdict:
             self.starved = False
         crowding = crowd is not None and crowd.crowding and (self.suspected or seen.queued >= CROWDED)
         self._crowded = self._crowded + 1 if crowding else 0
+        if crowd is not None and crowd.absurd:
+            self._crowded = PATIENCE
         self.crowded = self._crowded >= PATIENCE
 
     def starts_slowly(self, many: bool) -> bool:
@@ -84,6 +87,11 @@ class Crowd:
     cores: int
     computing: float  # share of the making of a batch in which a worker computes or could
     queued: float  # share of that in which it stood in line for a core
+
+    @property
+    def absurd(self) -> bool:
+        """So many more workers than cores that a few of them would make the batches as fast."""
+        return self.workers >= ABSURD * self.cores and self.computing >= COMPUTING
 
     @property
     def crowding(self) -> bool:

@@ -6,6 +6,7 @@ turns out to change its batches in place, they are copied instead.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_stall.measure.probe import neighbours_explain
+
 KEEP = 16  # micro-batches
 ROOM = 64 * 2**20  # bytes that all of them together may take
+MOST_ROWS = 1024  # samples that neighbours are looked for among
 OFF_SCALE = 10.0  # a typical input this many times away from 1 is worth standardising
 
 
@@ -119,6 +123,23 @@ def shuffled(batch: Any, target: int, seed: int) -> Any:
     values = tensors(batch)[target]
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
     return replaced(batch, {target: values.detach()[order.to(values.device)]})
+
+
+def known_by_neighbours(batches: Sequence[Any], target: int | None, classes: bool) -> float:
+    """What nearest neighbours explain of the targets (see `neighbours_explain`); NaN where there is no one float input."""
+    if target is None:
+        return math.nan
+    first = tensors(batches[0])
+    rows = len(first[target]) if first[target].ndim else 0
+    floats = [i for i, t in enumerate(first) if t.is_floating_point() and t.ndim >= 2 and i != target]
+    if len(floats) != 1 or len(first[floats[0]]) != rows:
+        return math.nan
+    found = [tensors(b) for b in batches]
+    x = torch.cat([t[floats[0]].detach().float().flatten(1).cpu() for t in found])[:MOST_ROWS]
+    y = torch.cat([t[target].detach().float().reshape(len(t[target]), -1).cpu() for t in found])[:MOST_ROWS]
+    if len(x) != len(y) or (classes and y.shape[1] != 1) or not bool(x.isfinite().all() and y.isfinite().all()):
+        return math.nan
+    return neighbours_explain(x, y, classes)
 
 
 @dataclass(frozen=True)

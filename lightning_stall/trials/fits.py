@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lightning_stall.measure.losses import recognise
-from lightning_stall.trials.batches import InputScale, Kept, cloned, find_target, shuffled
+from lightning_stall.trials.batches import InputScale, Kept, cloned, find_target, known_by_neighbours, shuffled
 from lightning_stall.trials.records import Arm, Fit
 from lightning_stall.trials.sandbox import SEED, DeclinedError, Sandbox
 
@@ -39,6 +39,7 @@ class Bench:
     target: int | None = None
     targets: int = 0  # numbers in the targets of one batch
     inputs: InputScale = field(default_factory=lambda: InputScale({}, {}))
+    neighbours: float = math.nan  # share of the targets' variance that each sample's nearest others explain
     cost: float = math.nan  # seconds a micro-batch, forward and backward and step
 
     @property
@@ -61,6 +62,8 @@ class Bench:
             self.target = find_target(first, seen.target)
             self.targets = seen.target.numel()
         self.inputs = InputScale.of([k.batch for k in self.fitted], self.target)
+        classes = seen is not None and seen.kind in ("cross-entropy", "binary cross-entropy")
+        self.neighbours = known_by_neighbours([k.batch for k in (*self.fitted, *self.judged)], self.target, classes)
         level = self.losses(box, self.judged or self.fitted, Arm())
         start = time.perf_counter()
         self._step(box, self.fitted[:1], Arm())
@@ -116,13 +119,14 @@ class Bench:
         return {math.ceil(steps / 2**i) for i in range(LOOKS if steps >= MANY else 1)}
 
     def losses(self, box: Sandbox, kept: Sequence[Kept], arm: Arm) -> list[float]:
-        """The loss of each of these batches, in training mode; statistics and generators of the copy move on."""
+        """The loss of each of these batches, in training mode without dropout; statistics of the copy move on."""
         state = torch.get_rng_state()
         torch.manual_seed(SEED)
         out = []
-        for k in kept[:JUDGED]:
-            self._check_time()
-            out.append(box.loss(self._batch(k, arm), k.index).detach().float().mean())
+        with box.undisturbed():
+            for k in kept[:JUDGED]:
+                self._check_time()
+                out.append(box.loss(self._batch(k, arm), k.index).detach().float().mean())
         torch.set_rng_state(state)
         return [float(v) for v in torch.stack(out).tolist()]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -171,6 +172,18 @@ class Sandbox:
                 child.p = 0.0
             elif isinstance(child, nn.RNNBase | nn.MultiheadAttention):
                 child.dropout = 0.0
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Without dropout: what it adds to a loss is not what a model has learnt."""
+        layers = [m for m in self.module.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+        for layer in layers:
+            layer.training = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = True
 
     def plain_adam(self, rate: float) -> None:
         """Exchange the optimizer."""

@@ -12,6 +12,7 @@ MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw th
 THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
 HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
+USUAL = 0.1  # weight decay up to which one is usual
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
 
 
@@ -89,7 +90,8 @@ def worn_away(first: Mapping[str, float], now: Mapping[str, float], decay: float
         f"Weight decay has worn {len(left)} weights down to {100 * left[0][0]:.2g} % of their first norm; above "
         f"{100 * WORN:.0f} % would be usual. The decay is {decay:.3g}.",
         "Lower the decay:\n\n    torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-2)",
-        {"norm_left": left[0][0], "weight_decay": decay, "strength": 0.8},
+        # a usual decay wears weights away only where something else is wrong
+        {"norm_left": left[0][0], "weight_decay": decay, "strength": 0.8 if decay > USUAL else 0.1},
         tuple(name for _, name in left),
     )
 

@@ -8,6 +8,7 @@ from lightning_stall.outcome import LossCurve
 from lightning_stall.verdicts.inputs import Verdict
 
 DEAD = 0.01  # share of its height under which a learning rate is spent
+GONE, GONE_BY = 2e-3, 0.3  # share of its height under which nothing is left, and of the run by which it was spent
 EARLY = 0.6  # share of the planned run; a rate spent before is spent early
 LONG = 0.2  # share of the planned run for which it must have been spent
 FALL = 0.03  # of what there was to gain: a loss that fell so much in the last quarter before was still falling
@@ -23,6 +24,11 @@ ADVICE = (
 def spent_early(step: int, alive_until: int, planned: float) -> bool:
     """Whether the rate was spent long before the planned end, and long ago."""
     return math.isfinite(planned) and alive_until < EARLY * planned and step - alive_until >= LONG * planned
+
+
+def nothing_left(rate: float, top: float, alive_until: int, planned: float) -> bool:
+    """Whether next to no rate is left for most of the run, which nobody plans."""
+    return alive_until < GONE_BY * planned and rate < GONE * top
 
 
 def still_falling(curve: LossCurve, alive_until: int) -> tuple[float, float] | None:
@@ -44,9 +50,15 @@ def still_falling(curve: LossCurve, alive_until: int) -> tuple[float, float] | N
 
 
 def decayed_early(
-    rate: float, top: float, alive_until: int, planned: float, level: float, falling: tuple[float, float] | None
+    rate: float,
+    top: float,
+    alive_until: int,
+    planned: float,
+    level: float,
+    falling: tuple[float, float] | None,
+    certain: bool,
 ) -> Verdict:
-    """The rate was spent early; `falling` as `still_falling` gives it, where the run is not bad by itself."""
+    """The rate was spent early; `falling` as `still_falling` gives it; `certain` where the run need not be bad."""
     told = f"the loss stays at {level:.4g}"
     if falling is not None:
         told = (
@@ -65,7 +77,7 @@ def decayed_early(
             "strength": 0.9,
             **({"fell": falling[0], "since": falling[1]} if falling else {}),
         },
-        statistical=falling is None,
+        statistical=not certain,
     )
 
 

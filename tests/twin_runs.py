@@ -1,0 +1,270 @@
+"""Two runs of one program, bare and watched, and all that may differ between them: the helper of several test files."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor
+
+from lightning_stall import StallCallback, stall_callbacks
+from lightning_stall.sinks import StallWarning
+
+_MODULE_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGALRM)
+
+
+@dataclass
+class Program:
+    """A training as a user has it: everything made anew for each run, from one seed."""
+
+    module: Callable[[], LightningModule]
+    loader: Callable[[], Any]
+    before: Callable[[], list[Callback]] = list  # the user's callbacks, in front of ours
+    after: Callable[[], list[Callback]] = list  # and behind
+    val: Callable[[], Any] = lambda: None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """How one run ended, and what it left in the process."""
+
+    error: BaseException | None
+    weights: str
+    progress: tuple[int, int]  # optimizer steps, epochs
+    left: dict[str, Any]
+    warnings: list[Any]
+    callbacks: list[Any]
+    trainer: Trainer
+    module: LightningModule
+    folder: Path
+
+    @property
+    def ours(self) -> list[StallCallback]:
+        return [c for c in self.callbacks if isinstance(c, StallCallback)]
+
+    @property
+    def report(self) -> Any:
+        return self.ours[-1]
+
+    @property
+    def failed(self) -> list[str]:
+        """Callbacks of ours that switched themselves off, with why."""
+        return [f"{type(c).__name__}: {c.failed}" for c in self.ours if c.failed]
+
+    @property
+    def end(self) -> tuple[Any, ...]:
+        """What must be the same in both runs."""
+        return type(self.error), str(self.error), self.progress, self.weights
+
+
+def digest(values: Any) -> str:
+    """Tensors to the bit, in whatever they are nested; other values by their text. A NaN equals a NaN of its bits."""
+    out = hashlib.sha256()
+    for leaf in _leaves(values):
+        if isinstance(leaf, Tensor):
+            flat = leaf.detach().cpu().contiguous().reshape(-1)
+            out.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            out.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        else:
+            out.update(repr(leaf).encode())
+    return out.hexdigest()
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    if isinstance(values, dict):
+        for key in values:
+            yield key if isinstance(key, str | int) else type(key).__name__
+            yield from _leaves(values[key])
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _leaves(value)
+    else:
+        yield values.to_local() if hasattr(values, "to_local") else values
+
+
+def state(trainer: Any, module: Any) -> str:
+    """Weights, buffers, optimizer state, rates and generators, to the bit."""
+    optimizers = [o.state_dict() for o in trainer.optimizers] if trainer.strategy is not None else []
+    return digest([dict(module.state_dict()), optimizers, torch.get_rng_state()])
+
+
+def traces(trainer: Any, module: Any, loader: Any) -> dict[str, Any]:
+    """What a run may leave behind: threads, children, signals, files, hooks, and methods put on instances."""
+    loops = trainer.fit_loop
+    owners = {
+        "trainer": trainer,
+        "strategy": trainer.strategy,
+        "precision": trainer.precision_plugin,
+        "fit_loop": loops,
+        "epoch_loop": loops.epoch_loop,
+        "val_loop": loops.epoch_loop.val_loop,
+        "automatic": loops.epoch_loop.automatic_optimization,
+        "manual": loops.epoch_loop.manual_optimization,
+        "loader": loader,
+        "dataset": getattr(loader, "dataset", None),
+        **{f"module {name}": m for name, m in module.named_modules()},
+        **{f"optimizer {i}": o for i, o in enumerate(trainer.optimizers or ())},
+        **{f"scheduler {i}": s.scheduler for i, s in enumerate(trainer.lr_scheduler_configs or ())},
+    }
+    params = list(module.parameters())
+    return {
+        "threads": sorted(t.name for t in threading.enumerate()),
+        "children": len(multiprocessing.active_children()),
+        "signals": [signal.getsignal(s) for s in _SIGNALS],
+        "files": _files(),
+        "module hooks": {n: sum(len(getattr(m, n)) for m in module.modules()) for n in _MODULE_HOOKS},
+        "tensor hooks": sum(len(p._backward_hooks or ()) + len(p._post_accumulate_grad_hooks or ()) for p in params),
+        "optimizer hooks": [len(getattr(o, n)) for o in trainer.optimizers or () for n in _OPTIMIZER_HOOKS],
+        "global hooks": [len(getattr(torch.nn.modules.module, n)) for n in dir(torch.nn.modules.module) if _hooks(n)],
+        "put on": {name: sorted(k for k, v in _vars(o).items() if _method(v)) for name, o in owners.items()},
+        "marks": [n for o in trainer.optimizers or () for n in ("grad_scale", "found_inf") if hasattr(o, n)],
+        "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+        "flags": [m.training for m in module.modules()] + [p.requires_grad for p in params],
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+def _hooks(name: str) -> bool:
+    return name.startswith("_global_") and name.endswith("_hooks")
+
+
+def _vars(owner: Any) -> dict[str, Any]:
+    return vars(owner) if hasattr(owner, "__dict__") else {}
+
+
+def _method(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type | torch.nn.Module)
+
+
+def _files() -> list[str]:
+    """Open files of this process, by what they are; sockets and pipes by number only."""
+    kinds = []
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            kinds.append(target if target.startswith("/") else target.partition(":")[0])
+    return sorted(f"{count} {kind}" for kind, count in Counter(kinds).items())
+
+
+def run(program: Program, folder: Path, ours: Sequence[Any], seed: int = 1) -> Run:
+    """Fit, and look at what is left once the dust has settled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seed_everything(seed, verbose=False)
+    loader, module = program.loader(), program.module()
+    callbacks = [*program.before(), *ours, *program.after()]
+    settings = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "max_epochs": 2,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 3,
+        **{name: value() if isinstance(value, Made) else value for name, value in program.settings.items()},
+    }
+    error: BaseException | None = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = Trainer(callbacks=callbacks, **settings)
+        try:
+            trainer.fit(module, loader, program.val())
+        except BaseException as raised:  # Ctrl-C and SystemExit are ends like others
+            error = raised
+    if error is not None:
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # or it would hold frames, and so files
+    deadline = time.monotonic() + 3
+    while any(t.name.startswith("lightning-stall") for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return Run(
+        error,
+        state(trainer, module),
+        (trainer.global_step, trainer.current_epoch),
+        traces(trainer, module, loader),
+        list(caught),
+        callbacks,
+        trainer,
+        module,
+        folder,
+    )
+
+
+class Made:
+    """A setting that each run must make for itself, such as a logger."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __call__(self) -> Any:
+        return self.make()
+
+
+def twins(
+    program: Program,
+    folder: Path,
+    ours: Callable[[], Sequence[Any]] = stall_callbacks,
+    may_fail: bool = False,
+    may_warn: bool = False,
+) -> tuple[Run, Run]:
+    """Run it bare and watched; the watched run must end as the bare one, with nothing of ours left or failed."""
+    run(Program(_warm_up, lambda: [torch.ones(2, 2)] * 2), folder / "warm", [])  # what a first fit opens stays open
+    bare = run(program, folder / "bare", [])
+    watched = run(program, folder / "watched", ours())
+    assert watched.end == bare.end
+    for name, value in bare.left.items():
+        assert watched.left[name] == value, name
+    if not may_fail:
+        assert not watched.failed, "\n".join(watched.failed)
+    if not may_warn:
+        usual = {(w.category, _plain(w, bare)) for w in bare.warnings}
+        new = [w for w in watched.warnings if (w.category, _plain(w, watched)) not in usual]
+        foreign = [str(w.message) for w in new if not issubclass(w.category, StallWarning)]
+        assert not foreign, foreign
+    return bare, watched
+
+
+def _plain(warning: Any, of: Run) -> str:
+    return str(warning.message).replace(str(of.folder), "").split("\n")[0]
+
+
+def _warm_up() -> LightningModule:
+    from lightning_stall.testing import Classifier
+
+    class Tiny(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.net(batch).mean()
+
+    return Tiny(torch.nn.Linear(2, 1))
+
+
+def silent(value: Any) -> Any:
+    """A deep copy, for values that a run changes in place."""
+    return copy.deepcopy(value)
