@@ -309,10 +309,14 @@ class Hub:
 
     @property
     def gate_open(self) -> bool:
-        """Whether statistical findings may speak. A flat loss comes and goes with noise, so it must have stayed."""
+        """Whether statistical findings may speak. A flat loss comes and goes with noise, so it must have stayed; where
+        a schedule waits for just that, to lower the rate, it is none of ours before the end."""
         if not self.outcome.bad:
             return self.ending and self.unlearnt
-        return self.outcome.state != "stalled" or self.step - self.well_at >= max(20, self.curve.n // 10)
+        if self.outcome.state != "stalled":
+            return True
+        waits = not self.ending and any(c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs)
+        return not waits and self.step - self.well_at >= (JUDGE_EVERY if self.ending else max(20, self.curve.n // 10))
 
     @property
     def unlearnt(self) -> bool:

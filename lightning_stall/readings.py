@@ -182,6 +182,8 @@ class Readings:
             self.order = forward_order(loss) or {0: 0}
             self._tables.clear()
         value = loss.detach()
+        if value.is_complex():  # autograd will refuse it; it is nobody's business to warn of it first
+            value = value.real
         if value.ndim:
             value = value.float().mean()
         if self.scaler is not None:

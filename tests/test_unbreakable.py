@@ -49,7 +49,7 @@ class At(Callback):
     def __init__(self, hook: str, what: Callable[[Any, Any], None], count: int = 6) -> None:
         self.what, self.count, self.calls = what, count, 0
 
-        def called(trainer: Any, pl_module: Any, *args: Any) -> None:
+        def called(trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
             self.calls += 1
             if self.calls == self.count:
                 what(trainer, pl_module)
@@ -427,16 +427,10 @@ class TakesAny(Classifier):
 @pytest.mark.parametrize("kind", LOADERS)
 def test_loaders_of_every_kind(kind: str, tmp_path: Path) -> None:
     settings = {"max_epochs": 3, "max_steps": 40, "reload_dataloaders_every_n_epochs": int("dataset" in kind)}
-    if kind == "worker killed":
-        pytest.importorskip("resource")
-    bare, watched = _without_pids(Program(lambda: TakesAny(mlp(depth=1)), LOADERS[kind], settings=settings), tmp_path)
+    _, watched = twins(Program(lambda: TakesAny(mlp(depth=1)), LOADERS[kind], settings=settings), tmp_path)
     if kind in ("raises", "raises in a worker", "worker killed"):
         assert watched.error is not None
         assert (watched.folder / "stall_report.md").exists()
-
-
-def _without_pids(program: Program, folder: Path) -> tuple[Run, Run]:
-    return twins(program, folder)
 
 
 # ---------------------------------------------------------------------- modules that change

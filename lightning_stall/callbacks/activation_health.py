@@ -146,10 +146,13 @@ class ActivationHealth(StallCallback):
             first, *_, last = (float(v) for v in self._spreads)
             self.faded.append(last / first if first > 0 else math.nan)
             self.depth, self._spreads = len(self._spreads), []
-        self._look_for_faded()
         self._look_for_dead()
         self._look_for_saturated()
         self._look_at_start()
+
+    def judged(self) -> None:
+        if self.hub.outcome.state in ("never learned", "stalled"):
+            self._look_for_faded()
 
     @guarded
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:

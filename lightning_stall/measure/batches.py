@@ -49,6 +49,8 @@ def fields(batch: Any) -> list[Field]:
 
 
 def _usable(tensor: Tensor) -> bool:
+    if tensor.is_nested or tensor.is_quantized:  # they answer few questions, some with an error
+        return False
     return tensor.layout is torch.strided and tensor.numel() > 0 and not tensor.is_complex()
 
 

@@ -29,15 +29,21 @@ class WeightSample:
     def ratios(self) -> Tensor:
         """Per parameter, norm of the change since `take` over the norm before it; shape (P,), float32.
 
-        A weight that was exactly zero has no ratio: 0 if it stayed, infinite if it moved.
+        A weight that was exactly zero has no ratio: 0 if it stayed, infinite if it moved. NaN where the parameter has
+        another shape by now.
         """
         with torch.no_grad():
-            moved = [_sample(p).sub(b) for p, b in zip(self.params, self.before, strict=True)]
+            moved = [_change(p, b) for p, b in zip(self.params, self.before, strict=True)]
             home = self.before[0].device
             changes = torch.stack([n.to(home) for n in torch._foreach_norm(_real(moved), 2)]).float()
             sizes = torch.stack([n.to(home) for n in torch._foreach_norm(_real(self.before), 2)]).float()
         self.before = []
-        return torch.where(changes > 0, changes / sizes, torch.zeros_like(changes))
+        return torch.where(changes == 0, torch.zeros_like(changes), changes / sizes)
+
+
+def _change(p: Tensor, before: Tensor) -> Tensor:
+    now = _sample(p)
+    return now.sub(before) if now.shape == before.shape else torch.full_like(before, torch.nan)
 
 
 def _sample(p: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class PipelineRun:
             # where ranks wait for each other, sleeping tells nothing
             asleep=ASLEEP if hang_floor is None and trainer.world_size == 1 else None,
             waited_for=self._waited_for,
+            over=self._over,
         )
         try:
             self.clock.attach(trainer)
@@ -256,6 +257,11 @@ class PipelineRun:
             clock = self.clock
             self._sampler = StackSampler(codes, lambda: clock.phase == "fetch", threading.get_ident())
             self._sampler.start()
+
+    def _over(self) -> bool:
+        """For threads of ours: whether the fit was broken off, or its Trainer is gone."""
+        trainer = self.trainer
+        return trainer is None or trainer.state.status == "interrupted"
 
     # ------------------------------------------------------------------ workers
 

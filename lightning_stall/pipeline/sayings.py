@@ -228,8 +228,8 @@ def dead_worker(error: Exception, iterators: Sequence[Any]) -> Saying | None:
         for i, w in enumerate(iterator._workers)
         if w.exitcode
     ]
-    if not dead and "DataLoader worker" not in str(error):
-        return None
+    if not dead and ("DataLoader worker" not in str(error) or str(error).startswith("Caught ")):
+        return None  # an exception of the dataset, which a worker handed on, is no death
     killed = any("exit code -9" in text for text in dead) or "Killed" in str(error)
     said = (str(error) or repr(error)).splitlines()[0]
     why = " The system kills with this signal when memory runs out." if killed else ""

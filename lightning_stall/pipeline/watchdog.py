@@ -80,6 +80,8 @@ class Watchdog(threading.Thread):
         floor: seconds.
         asleep: seconds; None where only `floor` counts. It tells, and never ends a wait.
         interrupt: end the wait of the main thread; needs `listen` to have been called there.
+        waited_for: the process whose batch is waited for.
+        over: whether the fit has ended; the watch then ends by itself.
     """
 
     def __init__(
@@ -91,10 +93,11 @@ class Watchdog(threading.Thread):
         interrupt: bool = False,
         asleep: float | None = None,
         waited_for: Callable[[], int | None] = lambda: None,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(name="lightning-stall-watchdog", daemon=True)
         self.clock, self.look, self.tell, self.floor, self.interrupt = clock, look, tell, floor, interrupt
-        self.asleep, self.waited_for = asleep, waited_for
+        self.asleep, self.waited_for, self.over = asleep, waited_for, over
         self.hang: Hang | None = None  # the last one told
         self.raised = False
         self._ended = threading.Event()
@@ -126,6 +129,8 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         pause = min(5.0, max(0.05, min(self.floor, self.asleep or self.floor) / 10))
         while not self._ended.wait(pause):
+            if self.over():  # nobody may have called `stop`: a user's own `on_exception` may raise before ours
+                break
             with contextlib.suppress(Exception):  # what cannot be looked at must not end the watch
                 self._once()
         self._disarm()

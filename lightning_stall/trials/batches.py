@@ -65,8 +65,10 @@ class KeptBatches:
             self.clear()
         self.passed += 1
         found = tensors(batch)
+        if not found or any(t.is_inference() or t.layout is not torch.strided or t.is_nested for t in found):
+            return
         size = sum(t.nbytes for t in found)
-        if not found or size > ROOM or any(t.is_inference() for t in found):
+        if size > ROOM:
             return
         if self.copying:
             batch = cloned(batch)

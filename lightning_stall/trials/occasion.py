@@ -29,6 +29,9 @@ OPEN = frozenset(
 )
 
 
+LONG = 40  # optimizer steps
+
+
 @dataclass
 class Occasions:
     """Makes trials once the run fares badly and nothing certain explains it: at most once an epoch, ever more seldom.
@@ -55,10 +58,17 @@ class Occasions:
             not self.settled
             and self.trials.ready
             and self.hub.gate_open
+            and self._stands
             and self.hub.epoch > self.epoch
             and self.hub.step >= 2 * self.at
         ):
             self._make()
+
+    @property
+    def _stands(self) -> bool:
+        """A loss that has fallen before often goes on to fall: it must have stood for a while to be tried."""
+        hub = self.hub
+        return hub.outcome.state != "stalled" or hub.step - hub.well_at >= max(LONG, hub.curve.n // 4)
 
     def finish(self) -> None:
         """The fit ends: short runs reach their verdict only here."""

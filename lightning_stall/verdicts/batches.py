@@ -112,7 +112,8 @@ class BatchJudge:
             self.logged |= {"stall/targets/mean": scale.mean, "stall/targets/std": scale.std}
         if not run.deliberate:
             others = any((m := w.read()) is None or m.changes for w in watch.integers.values())
-            yield "constant-inputs", judge_inputs.constant_inputs(inputs, others, varied)
+            still = judge_inputs.constant_inputs(inputs, others, varied)
+            yield "constant-inputs", still or _strongest(judge_inputs.lost_columns(x) for x in inputs)
         yield "class-imbalance", imbalanced
         yield "unshuffled-data", grouped
         yield "unscaled-targets", self._off_scale(watch, run, scale)

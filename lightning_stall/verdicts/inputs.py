@@ -13,6 +13,8 @@ SMALL = 0.01  # of those that are not 0, so that one-hot and sparse inputs are n
 DISPARATE = 1e3  # largest over smallest spread of columns
 ENOUGH_BATCHES = 8
 ENOUGH_ROWS = 32
+ENOUGH_LOST = 128  # samples that show that a column never changes
+LOST = 0.5  # share of the columns
 LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories explain, no curve
 THROWN = 10.0  # times the usual loss or gradient norm
 BEYOND_DOUBT = 1e3  # times the usual magnitude, at which an outlier that throws the loss is told at once
@@ -192,6 +194,30 @@ def constant_inputs(inputs: Sequence[InputNumbers], others_vary: bool, targets_v
         },
         where=tuple(x.name for x in (still if everything else eaten)),
         statistical=not everything,
+    )
+
+
+def lost_columns(x: InputNumbers) -> Verdict | None:
+    """Most columns of a table hold one value each, as where a join or an export lost them. Sparse counts are zero where
+    nothing was counted: they do not count."""
+    if x.batches < ENOUGH_BATCHES or x.rows < ENOUGH_LOST or len(x.std) < 4 or not x.changes:
+        return None
+    still = [i for i, spread in enumerate(x.std) if not spread > 1e-6 * max(1.0, abs(x.mean[i]))]
+    filled = sum(x.mean[i] != 0 for i in still)
+    if len(still) < LOST * len(x.std) or filled < 0.5 * len(still):
+        return None
+    names = [x.columns[i] if x.columns else f"column {i}" for i in still]
+    return Verdict(
+        "constant-inputs",
+        f"{len(still)} of the {len(x.std)} columns of `{x.name}` did not change over {x.rows} samples ({names[0]} is always "
+        f"{short(x.mean[still[0]])}); under {LOST:.0%} would pass.",
+        evidence={
+            "constant_columns": float(len(still)),
+            "columns": float(len(x.std)),
+            "samples": float(x.rows),
+            "strength": 0.7,
+        },
+        where=tuple(names[:8]),
     )
 
 
