@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -229,16 +230,28 @@ class StallCallback(LightningCallback):
 
     # ------------------------------------------------------------------ Lightning's hooks
 
-    def _drives(self) -> bool:
+    def _drive(self, moment: str, *args: Any) -> None:
+        """Pass a moment of the run on to the hub, where this is the one that does; nothing of ours escapes."""
         hub = self._hub
-        return hub is not None and hub.active and hub.members[0] is self
+        if hub is not None and hub.active and hub.members[0] is self:
+            try:
+                getattr(hub, moment)(*args)
+            except Exception:
+                hub.broke(traceback.format_exc())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.failed = None
+        self._hub = None
         if self.stands_aside and any(type(c) is type(self) and not c.stands_aside for c in trainer.callbacks):
-            self._hub = None
             return
-        self._hub = Hub.join(trainer, pl_module, self)
+        try:
+            self._hub = Hub.join(trainer, pl_module, self)
+        except Exception:
+            if any(getattr(c, "failed", None) for c in trainer.callbacks if isinstance(c, StallCallback)):
+                self.failed = traceback.format_exc()  # said once
+            else:
+                self.fail(traceback.format_exc())
+            return
         restored, self._restored = self._restored, None
         if restored is not None:
             if restored.get("shared") and self._hub.members[0] is self:
@@ -247,44 +260,36 @@ class StallCallback(LightningCallback):
         self._hub.guard(self, "begin")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._drives():
-            self.hub.batch_start(batch, batch_idx)
+        self._drive("batch_start", batch, batch_idx)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        if self._drives():
-            self.hub.before_backward(loss)
+        self._drive("before_backward", loss)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        if self._drives():
-            self.hub.after_backward()
+        self._drive("after_backward")
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._drives():
-            self.hub.before_optimizer_step(optimizer)
+        self._drive("before_optimizer_step", optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._drives():
-            self.hub.batch_end(outputs, batch, batch_idx)
+        self._drive("batch_end", outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._drives() and not trainer.sanity_checking:
-            self.hub.validated()
+        if not trainer.sanity_checking:
+            self._drive("validated")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._drives():
-            self.hub.epoch_end()
+        self._drive("epoch_end")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._drives():
-            self.hub.finish()
+        self._drive("finish")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if self._drives():
-            self.hub.abort(exception)
+        self._drive("abort", exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self._drives() and stage == "fit":
-            self.hub.close()
+        if stage == "fit":
+            self._drive("close")
 
     # ------------------------------------------------------------------ checkpoints and pickles
 

@@ -104,6 +104,8 @@ class Hub:
     def join(cls, trainer: Any, module: Any, member: StallCallback) -> Hub:
         """Enter a callback at the start of its fit; the first to come makes the hub and drives it."""
         hub = _HUBS.get(trainer)
+        for other in [h for h in _HUBS.values() if h is not hub and h.broken_off]:
+            other.close()
         if hub is None or not hub.active or hub.module is not module or member in hub.members:
             if hub is not None:
                 hub.close()
@@ -121,6 +123,12 @@ class Hub:
     def module(self) -> Any:
         """The LightningModule; held weakly, so that a report that outlives its run keeps no model alive."""
         return self._module()
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether its fit ended without a word to us: a user's `on_exception` may raise before ours is called."""
+        trainer = self.trainer
+        return trainer is None or bool(trainer.state.status == "interrupted")
 
     @property
     def distributed(self) -> bool:
@@ -218,7 +226,8 @@ class Hub:
         """Take our hooks out of the run; may be called again."""
         if self.active:
             self.active = False
-            self._each("detach")
+            for member in self.members:  # not by `_each`: this must work whatever is broken
+                self.guard(member, "detach")
             self.rate.remove()
             trainer = self.trainer
             if trainer is not None and _HUBS.get(trainer) is self:
@@ -424,11 +433,21 @@ class Hub:
         try:
             return what(*args)
         except Exception:
-            trace = traceback.format_exc()
-            for member in self.members:
-                member.failed = member.failed or f"what it shares with the others failed:\n{trace}"
+            self._stop(traceback.format_exc())
+            return None
+
+    def _stop(self, trace: str) -> None:
+        told = all(member.failed for member in self.members)
+        for member in self.members:
+            member.failed = member.failed or f"what it shares with the others failed:\n{trace}"
+        if not told:
             tell(
                 "lightning_stall has a fault of its own and stops watching this run; the training goes on. "
                 f"Please report it:\n{trace}"
             )
-            return None
+
+    def broke(self, trace: str) -> None:
+        """An exception came out of the hub itself. Of several ranks this one goes on to meet the others."""
+        self._stop(trace)
+        if not self.distributed:
+            self._own(self.close)

@@ -240,6 +240,11 @@ class WeightsSnapshot:
     tensors: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)  # (of the model, its copy)
     states: list[dict[Any, dict[str, Any]]] = field(default_factory=list, repr=False)  # one an optimizer
 
+    @property
+    def taken(self) -> bool:
+        """Whether there is anything to go back to."""
+        return bool(self.tensors)
+
     def take(self, module: Module, optimizers: Iterable[Optimizer], step: int) -> None:
         """Copy everything. Waits for the device."""
         with torch.no_grad():

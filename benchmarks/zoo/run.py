@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import pkgutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch.nn.parameter import is_lazy
 
 from benchmarks.zoo.case import CASES, Case
 
@@ -31,6 +33,12 @@ class Result:
     loss: list[float | None] = field(default_factory=list)
     val: list[dict[str, float]] = field(default_factory=list)  # what was logged, once a validation, with its "step"
     error: str | None = None
+    weights: str = ""  # digest of all parameters and buffers after the fit
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds a step of the fit, its start included; None where no step was made."""
+        return self.seconds / self.steps if self.steps else None
 
 
 class Recorder(Callback):
@@ -61,12 +69,28 @@ class Recorder(Callback):
 
 
 def load_cases() -> dict[str, Case]:
-    """Import every module under `well` and `sick`, which fills CASES."""
+    """Import every module under `well`, `sick` and `unseen`, which fills CASES."""
     for part in ("well", "sick", "unseen"):
         package = importlib.import_module(f"benchmarks.zoo.{part}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
     return CASES
+
+
+def part(case: Case) -> str:
+    """Either "unseen", for the cases that were written without sight of the others, or "seen"."""
+    return "unseen" if ".unseen." in case.build.__module__ else "seen"
+
+
+def digest(module: LightningModule) -> str:
+    """Equal for two modules only where all their parameters and buffers are, bit by bit."""
+    bits = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor) and not is_lazy(value):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            bits.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            bits.update(flat.view(torch.uint8).numpy().tobytes())
+    return bits.hexdigest()[:16]
 
 
 def quiet() -> None:
@@ -115,6 +139,7 @@ def run(
     torch.set_num_threads(threads)
     result.steps = trainer.global_step
     result.loss, result.val = recorder.loss, recorder.val
+    result.weights = digest(training.module)
     try:
         result.score = float(training.score(training.module))
     except Exception:

@@ -163,7 +163,8 @@ class LossCheck(StallCallback):
 
     def _value(self, loss: Tensor) -> float:
         """The loss as the user computed it."""
-        value = loss.detach().float().mean() * self.hub.readings.accumulate
+        value = loss.detach()
+        value = (value.real if value.is_complex() else value).float().mean() * self.hub.readings.accumulate
         scaler = self.hub.readings.scaler
         return float(value if scaler is None else value / scaler._scale)
 

@@ -114,6 +114,8 @@ class PlateauWatch(StallCallback):
         self.value = math.nan
         self.warned = False
         self.good = WeightsSnapshot()
+        self.first = WeightsSnapshot()  # where the run began, for when a trial says that it should begin again
+        self.tried_at = 0  # step of the last trial that was heeded
         self.good_curve: dict[str, Any] = {}
         self.overfit: dict[str, Overfitting] = {}  # by validation loss
         self.undone = 0  # reductions taken back: each doubles the patience with plateaus
@@ -161,7 +163,8 @@ class PlateauWatch(StallCallback):
         holds = self._update_plateau()
         if self.auto_remedy:
             self._judge_reduction()
-            self._treat(holds)
+            if not self._heed_trial():
+                self._treat(holds)
             well = self.hub.outcome.state in ("learning", "converged") and self.hub.step >= self.rests_until
             if self.rollback and well and self.hub.step > 1.5 * self.good.step + 50:
                 self._keep()
@@ -178,7 +181,7 @@ class PlateauWatch(StallCallback):
         return {"monitor": self.value}
 
     def detach(self) -> None:
-        self.good = WeightsSnapshot()
+        self.good = self.first = WeightsSnapshot()
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
@@ -197,7 +200,17 @@ class PlateauWatch(StallCallback):
         return {themes.OUTCOME: ["stall/loss/.*", "stall/outcome/bad$"], themes.RATE: ["stall/rate/effective$"]}
 
     def state(self) -> dict[str, Any]:
-        kept = ("scale", "seen_at", "changed_at", "was_flat", "level_before", "rests_until", "value", "undone")
+        kept = (
+            "tried_at",
+            "scale",
+            "seen_at",
+            "changed_at",
+            "was_flat",
+            "level_before",
+            "rests_until",
+            "value",
+            "undone",
+        )
         state = {name: getattr(self, name) for name in kept}
         overfit = {name: watch.state_dict() for name, watch in self.overfit.items()}
         return {**state, "plateau": self.plateau.state_dict(), "overfit": overfit}
@@ -360,8 +373,46 @@ class PlateauWatch(StallCallback):
             remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}{back}",
         )
 
+    def _heed_trial(self) -> bool:
+        """Do what a trial on a copy has done, where it learnt at a lower rate; whether there was one to heed."""
+        hub = self.hub
+        tried = [
+            f
+            for f in hub.journal.findings
+            if f.code == "learning-rate-too-high" and f.evidence.get("trial", 0.0) > 0 and f.step > self.tried_at
+        ]
+        if not tried or not hub.outcome.bad:
+            return False
+        e, self.tried_at = tried[-1].evidence, tried[-1].step
+        rate, old = self._rate() * hub.rate.factor, self.scale
+        self.scale *= min(e.get("factor", 1.0), 1.0)
+        self._apply()
+        back = ""
+        first = self.first if self.first.taken else self.good
+        if e.get("fresh") and self.rollback and first.taken and first.step == 0:
+            # what the high rate did to the weights no low one mends
+            first.restore(hub.readings.optimizers)
+            hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
+            back = ", and went back to the weights it began with"
+        elif self.scale == old:
+            return False
+        self.changed_at, self.rests_until = 0, hub.step + (self.cooldown or 50)  # the trial has judged it already
+        self.plateau.since = self.plateau.failed = 0
+        now = rate * self.scale / old
+        self.tell(
+            "loss-plateau",
+            f"A copy of the model learnt at a learning rate of {now:.3g}, where the run stands still at {rate:.3g}.",
+            severity="info",
+            evidence={"rate_before": rate, "rate_after": now, "level": e.get("run", math.nan)},
+            remedy=f"reduced the learning rate from {rate:.3g} to {now:.3g} at step {hub.step}{back}",
+        )
+        return True
+
     def _keep(self) -> None:
         hub = self.hub
+        if hub.trials is not None and self.good.taken and self.good.step == 0:
+            self.first = self.good
+            self.good = WeightsSnapshot()
         self.good.take(hub.module, hub.readings.optimizers, hub.step)
         self.good_curve = hub.curve.state_dict()
 

@@ -199,7 +199,8 @@ def draws_at_random(loader: Any) -> bool | None:
     batches = getattr(loader, "batch_sampler", None)
     if batches is not None and type(batches) is not BatchSampler and not hasattr(batches, "sampler"):
         return True
-    sampler = getattr(batches, "sampler", None) or loader.sampler
+    sampler = getattr(batches, "sampler", None)
+    sampler = loader.sampler if sampler is None else sampler  # one that is empty by now is false
     if isinstance(sampler, DistributedSampler):
         return bool(sampler.shuffle)
     return not isinstance(sampler, SequentialSampler)

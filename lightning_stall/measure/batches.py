@@ -185,7 +185,7 @@ def sample_count(loader: Any) -> int | None:
     dataset = getattr(loader, "dataset", None)
     try:
         return len(dataset) if dataset is not None else None
-    except (TypeError, NotImplementedError):
+    except Exception:  # a dataset's own code, whatever it does
         return None
 
 

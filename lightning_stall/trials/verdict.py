@@ -209,6 +209,7 @@ def _told(
         "run": s.reference,
         "gain": s.gain(fit),
         "factor": fit.arm.factor,
+        "fresh": float(fit.arm.start == "fresh"),
         "steps": float(fit.steps),
         "seconds": fits.seconds,
         **extra,
