@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
-from twin_runs import Made, Program, twins
+from twin_runs import Made, Program, ranks, twins
 
-from lightning_stall import StallCallback, StallReport, stall_callbacks
+from lightning_stall import StallReport, stall_callbacks
 from lightning_stall.callback import VERBS
 from lightning_stall.finding import Finding
 from lightning_stall.hub import Hub
@@ -275,51 +272,20 @@ except BaseException as error:
 """
 
 
-def ranks(folder: Path, how: str, kind: str) -> tuple[list[int | None], list[str], float]:
+def ended(folder: Path, how: str, kind: str) -> tuple[list[int], list[str], float]:
     """Exit codes, what the ranks printed of their end, and the seconds it took."""
-    import socket
-
-    folder.mkdir()
-    script = folder / "train.py"
-    script.write_text(RANKS)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    common = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": "1",
-    }
     began = time.monotonic()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder), how, kind],
-            env={**common, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        printed = [p.communicate(timeout=60)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    ends = [next((line for line in text.splitlines() if line.startswith("ENDED")), "") for text in printed]
-    return [p.returncode for p in processes], ends, time.monotonic() - began
+    both = ranks(RANKS, folder, how, kind)
+    ends = [next((line for line in text.splitlines() if line.startswith("ENDED")), "") for _, text in both]
+    return [code for code, _ in both], ends, time.monotonic() - began
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "raise"])
 def test_a_rank_that_dies_ends_the_others_as_without_us(how: str, tmp_path: Path) -> None:
-    codes, ends, bare = ranks(tmp_path / "bare", how, "bare")
+    codes, ends, bare = ended(tmp_path / "bare", how, "bare")
     assert (codes[1] == -signal.SIGKILL) == (how == "kill")
-    watched_codes, watched_ends, watched = ranks(tmp_path / "watched", how, "watched")
+    watched_codes, watched_ends, watched = ended(tmp_path / "watched", how, "watched")
     assert watched_codes == codes
     assert watched_ends == ends
     assert watched < bare + 15, "nobody waits for the dead"

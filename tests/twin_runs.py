@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import multiprocessing
 import os
+import random
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
@@ -130,7 +134,9 @@ def _leaves(values: Any) -> Iterator[Any]:
 def state(trainer: Any, module: Any) -> str:
     """Weights, buffers, optimizer state, rates and generators, to the bit."""
     optimizers = [[list(o.state.values()), [_settings(g) for g in o.param_groups]] for o in trainer.optimizers]
-    return digest([dict(module.state_dict()), optimizers, torch.get_rng_state()])
+    device = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    generators = [torch.get_rng_state(), random.getstate(), str(np.random.get_state()), *device]
+    return digest([dict(module.state_dict()), optimizers, generators, getattr(module, "seen", None)])
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
@@ -290,6 +296,35 @@ def _warm_up() -> LightningModule:
     return Tiny(torch.nn.Linear(2, 1))
 
 
-def silent(value: Any) -> Any:
-    """A deep copy, for values that a run changes in place."""
-    return copy.deepcopy(value)
+def ranks(script: str, folder: Path, *arguments: str, timeout: float = 100) -> list[tuple[int, str]]:
+    """Run a program as two ranks of one job; the exit code and output of each. `arguments` follow the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.py").write_text(script)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    common = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(folder / "train.py"), str(folder), *arguments],
+            env={**common, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [p.communicate(timeout=timeout)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    return [(p.returncode, text) for p, text in zip(processes, printed, strict=True)]

@@ -137,7 +137,8 @@ def remedies_table(verdicts: Sequence[Verdict]) -> Table:
         if s is None or v.name in names:
             continue
         far = remediable(v) and not near_twin(s.remedied, s.twin)
-        if far or (v.well and s.same_remedied is False) or (v.well and s.error):
+        # one line under the table says how many AutoClip alone has changed
+        if far or (v.well and (s.same_unclipped is False or s.error)):
             acted = "; ".join(s.acted) + (" [red](the fit raised)[/]" if s.error else "")
             row = (f"{v.name} #{v.seed}", " | ".join(v.expected) or "well", acted or "nothing")
             table.add_row(*row, number(s.bare), number(s.remedied), "" if v.well else number(s.twin))

@@ -120,6 +120,7 @@ def _of_scores(verdicts: Sequence[Verdict], refusals: int) -> dict[str, Any]:
         "of those far off bare": _share(near_twin(s.remedied, s.twin) for s in ill),
         "runs changed by watching": sum(s.same_watched is False for s in everything),
         "well runs changed by remedies": sum(s.same_remedied is False for s in fine),
+        "the same without AutoClip's": sum(s.same_unclipped is False for s in fine),
         "runs that do not repeat bare": sum(s.same_remedied is None for s in everything),
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,8 +21,9 @@ class Scores:
     """The same case fitted in other ways, with the same seed. A well case has no twin.
 
     `pace` is seconds a step by name of the run. `same_watched` and `same_remedied` say whether the callbacks, only
-    watching and acting, left the final weights bitwise those of the bare run; None where a second bare run already
-    ended with others, so that nothing can be said.
+    watching and acting, left the final weights bitwise those of the bare run. `same_unclipped` says it of a well run
+    under all remedies but AutoClip's, whose limit cuts healthy gradients too; it is made where `same_remedied` is
+    false. All are None where they were not asked, or where a second bare run ended with other weights than the first.
     """
 
     bare: float | None
@@ -28,7 +32,8 @@ class Scores:
     pace: dict[str, float | None]
     same_watched: bool | None
     same_remedied: bool | None
-    acted: list[str]  # "code: what was done", by each remedy, in order and without repeats
+    same_unclipped: bool | None
+    acted: list[str]  # "code: what was done (x how often)", numbers left out
     error: str | None  # what the remedied fit raised
 
 
@@ -103,13 +108,20 @@ def examine(case: Case, seed: int, remedy: bool = False, scores: bool = False) -
     )
 
 
-def _watched(case: Case, seed: int, remedy: bool) -> Any:
+def _watched(case: Case, seed: int, remedy: bool, but: str = "") -> Any:
+    """(result, causes, findings) of a run under the family, all of which acts on `remedy` but the class called `but`."""
     from lightning_stall import stall_callbacks
+    from lightning_stall.journal import StallWarning
 
     callbacks: Any = stall_callbacks(auto_remedy=remedy)
+    for callback in callbacks:
+        if type(callback).__name__ == but:
+            callback.auto_remedy = False
     report = callbacks[-1]
-    report.table = report.html = False  # what it found is read below, and hundreds of tables hide ours
-    result = run(case, seed, callbacks)
+    report.table = report.html = False  # what it found is read here, and hundreds of tables would hide ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StallWarning)
+        result = run(case, seed, callbacks)
     return result, report.causes, report.findings
 
 
@@ -117,19 +129,32 @@ def _scores(case: Case, seed: int, watched: str | None) -> Scores:
     bare = run(case, seed)
     twin = run(case, seed, twin=True) if case.twin is not None else None
     remedied, _, findings = _watched(case, seed, True)
-    same = [None if w is None else w == bare.weights for w in (watched, remedied.weights)]
+    unclipped = None
+    if case.well and remedied.weights != bare.weights:
+        unclipped, _, others = _watched(case, seed, True, but="AutoClip")
+        unclipped, findings = unclipped.weights, [*findings, *others]
+    same = [None if w is None else w == bare.weights for w in (watched, remedied.weights, unclipped)]
     if False in same and run(case, seed).weights != bare.weights:
-        same = [None, None]  # workers, threads or a clock decide what this case computes
+        same = [None, None, None]  # workers, threads or a clock decide what this case computes
     return Scores(
         bare.score,
         remedied.score,
         twin.score if twin else None,
         {"bare": bare.pace, "remedied": remedied.pace, "twin": twin.pace if twin else None},
-        same[0],
-        same[1],
-        list(dict.fromkeys(f"{f.code}: {f.remedy}" for f in findings if f.remedy)),
+        *same,
+        _deeds(findings),
         remedied.error if remedied.error != bare.error else None,
     )
+
+
+def _deeds(findings: Any) -> list[str]:
+    """What remedies did, the same deed once: a run may leave out a hundred steps."""
+    texts = (re.sub(r"[-+]?\d[\d.e+-]*", "N", f.remedy) for f in findings if f.remedy)
+    codes = (f.code for f in findings if f.remedy)
+    counts = Counter(
+        f"{code}: {text if len(text) < 90 else text[:87] + '...'}" for code, text in zip(codes, texts, strict=True)
+    )
+    return [deed if n == 1 else f"{deed} (x {n})" for deed, n in counts.items()]
 
 
 def plain(value: Any) -> Any:

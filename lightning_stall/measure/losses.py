@@ -98,6 +98,7 @@ class Labels:
     counts: Tensor | None = field(default=None, repr=False)  # class counts, shape (C,)
     sums: Tensor | None = field(default=None, repr=False)  # count, sum, sum of squares a column, shape (3, D)
     sample: list[Tensor] = field(default_factory=list, repr=False)  # first values of each batch, for medians
+    bend: tuple[str, float] = ("beta", 1.0)  # where a smooth L1 or Huber loss turns from squares to absolutes
 
     def update(self, seen: SeenLoss) -> None:
         """Add one batch's labels."""
@@ -106,6 +107,9 @@ class Labels:
         self.kind = seen.kind
         if not self.usable:
             return
+        if seen.kind == "smooth l1":
+            name = _SMOOTH[seen.node.name()]
+            self.bend = name, float(getattr(seen.node, f"_saved_{name}"))
         if seen.kind == "cross-entropy":
             self._count(seen)
         else:
@@ -146,7 +150,8 @@ class Labels:
         """Loss of the best constant predictor on these labels, in the unit of the loss; None where not known.
 
         Cross-entropy: entropy of the class frequencies. Binary cross-entropy: mean entropy of each column. MSE: mean
-        variance of each column. L1: mean absolute deviation from the median, on a sample. All in nats or squared units.
+        variance of each column. L1 and its smooth kin: of the deviation from the median, on a sample. All in nats or
+        squared units.
         """
         if not self.usable:
             return None
@@ -165,9 +170,15 @@ class Labels:
             share = mean.clamp(0, 1)
             entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
             return _finite(entropy.mean())
-        if self.kind == "l1":
+        if self.kind in ("l1", "smooth l1"):
             values = torch.cat(self.sample)
-            return _finite((values - values.median(0).values).abs().mean())
+            off = (values - values.median(0).values).abs()
+            if self.kind == "l1":
+                return _finite(off.mean())
+            name, bend = self.bend
+            bent = torch.where(off < bend, 0.5 * off.square() / max(bend, 1e-30), off - 0.5 * bend)
+            # Huber's is delta times the smooth L1 loss; with a bend of 0 both are L1
+            return _finite(bent.mean() * (bend if name == "delta" else 1.0) if bend > 0 else off.mean())
         return None
 
     @property

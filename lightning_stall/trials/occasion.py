@@ -71,8 +71,8 @@ class Occasions:
         return hub.outcome.state != "stalled" or hub.step - hub.well_at >= max(LONG, hub.curve.n // 4)
 
     def finish(self) -> None:
-        """The fit ends: short runs reach their verdict only here."""
-        if self.hub.gate_open and not self.at:
+        """The fit ends: short runs reach their verdict only here, and what nothing has helped is looked at once more."""
+        if self.hub.gate_open and not self.settled and (not self.at or self.trials.hopeless):
             self._make()
 
     def facts(self) -> dict[str, str]:

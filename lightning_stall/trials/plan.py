@@ -45,6 +45,7 @@ class Trials:
     fits: Fits = field(default_factory=Fits)  # of the last occasion
     situation: Situation | None = None
     declined: str | None = None
+    hopeless: bool = False  # the last occasion had no arm that won
     began: float = field(default_factory=time.perf_counter)
 
     # ------------------------------------------------------------------ batches
@@ -73,6 +74,10 @@ class Trials:
     def run(self, spoken: frozenset[str] = frozenset()) -> list[Conclusion]:
         """Make the trials that the run's state calls for; what they settle. `spoken`: the causes told so far."""
         done = self._on_a_copy(spoken, self._settle)
+        s = self.situation
+        self.hopeless = (
+            done and s is not None and len(self.fits.all) >= 4 and not any(map(s.won, self.fits.all.values()))
+        )
         return conclude(self.situation, self.fits) if done and self.situation is not None else []
 
     def better_rate(self, factors: Sequence[float] = (0.1, 10.0)) -> float | None:
@@ -166,6 +171,12 @@ class Trials:
     def _arms(self, s: Situation, bench: Bench) -> Iterator[Arm]:
         """The next arm to try, in view of the fits so far."""
         fits, won = self.fits, s.won
+        if self.hopeless:  # no rate and no start did any good the last time: can it learn anything?
+            yield Arm(start="fresh")
+            yield Arm(start="fresh", adam=1e-3)
+            if not any(map(won, fits.all.values())):
+                yield from self._by_heart(s, bench)
+            return
         if s.level:
             yield Arm()
             if won(fits.get()):

@@ -96,8 +96,8 @@ def _either(first: Fit | None, second: Fit | None) -> Fit | None:
 def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> list[Conclusion]:
     """The run's own optimizer learns from a fresh initialisation, at its own rate or a higher one."""
     stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
-    if s.steady and s.explained < LEARNT and stuck:
-        seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
+    seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
+    if (s.steady or seen) and s.explained < LEARNT and stuck:
         return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
 
@@ -155,7 +155,8 @@ def _refuted(s: Situation, fits: Fits, held: set[str]) -> list[Conclusion]:
     if s.won(again) and s.peak == 1:
         # from another start the run's own rate is right
         against["learning-rate-too-low"] = again
-        if not _best(s, now, below=True) and not _best(s, fresh, below=True):
+        lower = _best(s, fresh, below=True)
+        if not _best(s, now, below=True) and not (lower is not None and s.better(lower, again)):
             against["learning-rate-too-high"] = again
     raised = [f for factor, f in now.items() if factor > 1]
     if len(raised) >= 2 and any(map(s.diverged, raised)) and not any(map(s.won, raised)):
