@@ -47,6 +47,11 @@ def due(step: int, every: int) -> bool:
     return step in EARLY_CHECKS or step % every == 0
 
 
+def _bounded(loss: float) -> float:
+    """The loss, where its square is still a number; a run in float64 may go beyond."""
+    return loss if -1e100 < loss < 1e100 or not math.isfinite(loss) else math.copysign(1e100, loss)
+
+
 class Hub:
     """What our callbacks share during one fit."""
 
@@ -301,9 +306,9 @@ class Hub:
         for reading in self.readings.collect(wait):
             if reading.first and len(self.readings.optimizers) == 1 and reading.loss is not None:
                 if self.distributed:
-                    self._series.append((reading.loss, reading.rate))
+                    self._series.append((_bounded(reading.loss), reading.rate))
                 else:
-                    self.curve.update(reading.loss, reading.rate)
+                    self.curve.update(_bounded(reading.loss), reading.rate)
             self._each("observe", reading)
 
     def _judge(self) -> None:

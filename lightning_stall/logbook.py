@@ -40,7 +40,9 @@ class Logbook:
         self.history.add(step, numbers)
         few = fold(numbers, self.most_series)
         public = few if trainer.world_size == 1 else {k: v for k, v in few.items() if k.startswith(SAME_EVERYWHERE)}
-        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in public.items()})
+        trainer.callback_metrics.update(
+            {tag: torch.tensor(value, dtype=torch.float32) for tag, value in public.items()}
+        )
         if not self.logs:
             return
         if not self._laid_out:

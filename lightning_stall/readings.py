@@ -101,7 +101,11 @@ class _Mail:
             self.queue.append((meta, packed, None))
             return
         spare = self.free.setdefault(packed.numel(), [])
-        slot = spare.pop() if spare else (torch.empty(packed.numel(), pin_memory=True), torch.cuda.Event())
+        slot = (
+            spare.pop()
+            if spare
+            else (torch.empty(packed.numel(), dtype=torch.float32, pin_memory=True), torch.cuda.Event())
+        )
         slot[0].copy_(packed, non_blocking=True)
         slot[1].record()
         self.queue.append((meta, *slot))
@@ -249,7 +253,7 @@ class Readings:
             there = [
                 v.to(home, torch.float32, non_blocking=True)
                 if isinstance(v, Tensor)
-                else torch.full((), v, device=home)
+                else torch.full((), v, device=home, dtype=torch.float32)
                 for v in (*self._losses, *self._partial, reading.total)
             ]
             packed = torch.cat([torch.stack(there), reading.norms])

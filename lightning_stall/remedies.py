@@ -111,7 +111,7 @@ class StepControl:
             if isinstance(coefficient, Tensor):
                 scale = coefficient.float().reciprocal()
             else:
-                scale = torch.full((), 1 / coefficient, device=_home(optimizer))
+                scale = torch.full((), 1 / coefficient, device=_home(optimizer), dtype=torch.float32)
             optimizer.grad_scale = scale  # type: ignore[attr-defined]
             if not hasattr(optimizer, "found_inf"):
                 optimizer.found_inf = torch.zeros_like(scale)  # type: ignore[attr-defined]

@@ -71,7 +71,9 @@ def test_an_ill_set_run_ends_within_a_tenth_of_the_well_set_one(name: str, seed:
 class Convolved(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Conv1d(1, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4))
+        self.net = nn.Sequential(
+            nn.Conv1d(1, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x[:, None])
@@ -98,7 +100,9 @@ HEALTHY: dict[str, Callable[[], Classifier]] = {
     "restarts": lambda: Set(adam(3e-3), lambda step: 1 - (step % 80) / 80),
     "batch norm": lambda: Classifier(Convolved(), rate=3e-3),
     "recurrent": lambda: Classifier(Sequenced(), rate=3e-3),
-    "dropout": lambda: Classifier(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 4)), rate=3e-3),
+    "dropout": lambda: Classifier(
+        nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 4)), rate=3e-3
+    ),
 }
 
 

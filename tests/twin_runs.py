@@ -60,6 +60,9 @@ QUIET: dict[str, Any] = {
 PIPES = (RuntimeError, OSError, EOFError, ConnectionResetError, BrokenPipeError, ConnectionRefusedError)
 
 
+_once: set[str] = set()
+
+
 @dataclass
 class Program:
     """A training as a user has it: everything made anew for each run, from one seed."""
@@ -263,7 +266,9 @@ def twins(
     same_words: bool = True,
 ) -> tuple[Run, Run]:
     """Run it bare and watched; the watched run must end as the bare one, with nothing of ours left or failed."""
-    run(Program(_warm_up, lambda: [torch.ones(2, 2)] * 2), folder / "warm", [])  # what a first fit opens stays open
+    if "warm" not in _once:  # what a first fit opens stays open
+        _once.add("warm")
+        run(Program(_warm_up, lambda: [torch.ones(2, 2)] * 2), folder / "warm", [])
     bare = run(program, folder / "bare", [])
     watched = run(program, folder / "watched", ours())
     apart = {} if same_words else {"said": "", "error": bare.error is None or type(watched.error) in PIPES}

@@ -111,7 +111,7 @@ def examine(case: Case, seed: int, remedy: bool = False, scores: bool = False) -
 def _watched(case: Case, seed: int, remedy: bool, but: str = "") -> Any:
     """(result, causes, findings) of a run under the family, all of which acts on `remedy` but the class called `but`."""
     from lightning_stall import stall_callbacks
-    from lightning_stall.journal import StallWarning
+    from lightning_stall.sinks.console import StallWarning
 
     callbacks: Any = stall_callbacks(auto_remedy=remedy)
     for callback in callbacks:

@@ -173,7 +173,9 @@ class InputHealth(StallCallback):
         # a run that was broken already shows nothing about this batch
         spoilt = broken & bad & (torch.isfinite(before) if before is not None else True)
         if isinstance(bad, Tensor):
-            hurt = self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device)
+            hurt = (
+                self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device, dtype=total.dtype)
+            )
             self._hurt = torch.where(spoilt & (hurt < 0), float(self.hub.step), hurt)
         elif bool(spoilt):
             self._tell_nonfinite(self.watch.bad)

@@ -96,9 +96,9 @@ class PercentileOnDevice:
 
     def __init__(self, size: int, percentile: float, warmup: int, device: torch.device) -> None:
         self.size, self.share, self.warmup = size, percentile / 100, warmup
-        self.ring = torch.full((size,), NO_LIMIT, device=device)
-        self.fresh = torch.zeros(size // OFTEN + 1, device=device)  # not yet in the ring
-        self.limit = torch.full((), NO_LIMIT, device=device)
+        self.ring = torch.full((size,), NO_LIMIT, device=device, dtype=torch.float32)
+        self.fresh = torch.zeros(size // OFTEN + 1, device=device, dtype=torch.float32)  # not yet in the ring
+        self.limit = torch.full((), NO_LIMIT, device=device, dtype=torch.float32)
         self.seen = 0
         self.waiting = 0  # how many are fresh
         self.start = 0  # norms before this one are forgotten
@@ -215,7 +215,7 @@ class ZScoreOnDevice:
 
     def __init__(self, threshold: float, warmup: int, device: torch.device) -> None:
         self.threshold, self.warmup = threshold, warmup
-        self.seen, self.mean, self.variance = torch.zeros(3, device=device).unbind()
+        self.seen, self.mean, self.variance = torch.zeros(3, device=device, dtype=torch.float32).unbind()
 
     def update(self, total: Tensor) -> Tensor:
         """Take the norm of this step, a device scalar; returns the limit for it, on the device."""

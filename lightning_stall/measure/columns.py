@@ -127,7 +127,7 @@ class FieldWatch:
     def _change(self, x: Tensor) -> Tensor:
         if self._reference is None or x.shape[1:] != self._reference.shape:
             self._reference = None  # samples of another length than the first: no doubt that they change
-            return torch.full((), math.inf, device=x.device)
+            return torch.full((), math.inf, device=x.device, dtype=torch.float32)
         return (x - self._reference).abs().max()
 
     def read(self) -> Moments | None:
@@ -159,7 +159,7 @@ class FieldWatch:
         moments = self.read()
         if moments is None:
             return None
-        mean, std = torch.tensor(moments.mean), torch.tensor(moments.std)
+        mean, std = torch.tensor(moments.mean, dtype=torch.float32), torch.tensor(moments.std, dtype=torch.float32)
         still = std <= STILL * mean.abs().clamp_min(1e-30)
         std = torch.where(still, torch.ones_like(std), std)
         if self.axis is None:
@@ -215,7 +215,7 @@ class ExtremeHistory:
             return []
         values = [e[3] for e in self.entries]
         tensors = [v for v in values if isinstance(v, Tensor)]
-        sizes = torch.stack(tensors).cpu() if tensors else torch.tensor(values)[:, None]
+        sizes = torch.stack(tensors).cpu() if tensors else torch.tensor(values, dtype=torch.float32)[:, None]
         sizes = torch.where(sizes.isfinite(), sizes, torch.zeros_like(sizes))
         logs = sizes.clamp_min(1e-30).log()
         middle = logs.median(0).values

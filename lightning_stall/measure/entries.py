@@ -85,7 +85,7 @@ class _Look:
 
 def _numbers(x: Tensor) -> Tensor:
     values = x.detach().float()
-    spreads = torch.full((), math.nan, device=x.device)
+    spreads = torch.full((), math.nan, device=x.device, dtype=torch.float32)
     if values.ndim == 2 and len(values) > 1:
         std = values.std(0)
         smallest = torch.where(std > 0, std, torch.full_like(std, math.inf)).min()

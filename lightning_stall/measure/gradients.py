@@ -43,7 +43,7 @@ def gradient_norms(
         norms = norms.to(device, non_blocking=True)
     if len(present) < len(grads):
         where = tuple(i for i, g in enumerate(grads) if g is not None)
-        full = torch.zeros(len(grads), device=norms.device)
+        full = torch.zeros(len(grads), device=norms.device, dtype=norms.dtype)
         norms = full.index_copy_(0, _index(where, norms.device), norms) if where else full
     if copies is not None or (not plain and any(is_dtensor(g) for g in present)):
         norms = _over_ranks(norms, [_copies(g, copies) for g in grads])
@@ -103,7 +103,7 @@ def _norms_of_plain(grads: list[Tensor]) -> Tensor | None:
 def _norms_of_any(grads: list[Tensor], device: torch.device | None) -> Tensor:
     """Norms of what this rank holds of any tensors, as one vector."""
     if not grads:
-        return torch.zeros(0, device=device)
+        return torch.zeros(0, device=device, dtype=torch.float32)
     values = [_dense(g) for g in grads]
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, v in enumerate(values):

@@ -90,7 +90,7 @@ class LabelWatch:
             return
         weight = valid.float()
         for into, values in ((self._histograms, target), (self._predicted, predicted)):
-            bins = torch.zeros(classes, device=target.device)
+            bins = torch.zeros(classes, device=target.device, dtype=torch.float32)
             into.append(bins.scatter_add_(0, values.clamp(0, classes - 1), weight))
         del self._histograms[:-BLOCKS], self._predicted[:-RECENT]
 

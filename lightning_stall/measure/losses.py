@@ -124,7 +124,7 @@ class Labels:
         valid = (target >= 0) & (target < classes)
         if seen.ignore_index is not None:
             valid &= target != seen.ignore_index
-        counts = torch.zeros(classes, device=target.device)
+        counts = torch.zeros(classes, device=target.device, dtype=torch.float32)  # the default may be another
         counts.scatter_add_(0, target.clamp(0, classes - 1), valid.float())
         if self.counts is not None and self.counts.shape != counts.shape:
             self.usable = False

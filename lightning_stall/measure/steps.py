@@ -34,7 +34,7 @@ def overshoot(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:
         if p.grad is not None and _plain(p.grad)
     ]
     if not pairs:
-        return torch.tensor(math.nan)
+        return torch.tensor(math.nan, dtype=torch.float32)
     home = pairs[0][0].device
     grad = torch.cat([g.to(home) for g, _ in pairs])
     step = torch.cat([m.to(home) for _, m in pairs])
