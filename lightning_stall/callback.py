@@ -241,11 +241,12 @@ class StallCallback(LightningCallback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.failed = None
-        self._hub = None
+        before, self._hub = self._hub, None
         if self.stands_aside and any(type(c) is type(self) and not c.stands_aside for c in trainer.callbacks):
             return
         try:
             self._hub = Hub.join(trainer, pl_module, self)
+            self._hub.go_on_from(before)
         except Exception:
             if any(getattr(c, "failed", None) for c in trainer.callbacks if isinstance(c, StallCallback)):
                 self.failed = traceback.format_exc()  # said once
@@ -254,10 +255,23 @@ class StallCallback(LightningCallback):
             return
         restored, self._restored = self._restored, None
         if restored is not None:
-            if restored.get("shared") and self._hub.members[0] is self:
-                self._hub._own(self._hub.load_state_dict, restored["shared"])
-            self._hub.guard(self, "load_state", restored.get("own", {}))
+            self._restore(self._hub, restored)
         self._hub.guard(self, "begin")
+
+    def _restore(self, hub: Hub, state: Mapping[str, Any]) -> None:
+        """Go on with what a checkpoint kept; what cannot be read is told, and begins anew."""
+        if state.get("shared"):
+            hub.restore(state["shared"])
+        kept = dict(vars(self))
+        try:
+            self.load_state(state.get("own", {}))
+        except Exception as error:
+            vars(self).clear()
+            vars(self).update(kept)
+            tell(
+                f"{type(self).__name__} cannot read what this checkpoint kept of it ({error!r}), as where another version "
+                "or other settings wrote it: its history begins anew at this step."
+            )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._drive("batch_start", batch, batch_idx)

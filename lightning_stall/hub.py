@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted; later only those of checks
+HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
+STRONG = 0.9
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
 LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
@@ -86,6 +89,7 @@ class Hub:
         self.ending = False  # the fit has made its last step
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
+        self.goes_on = not self.step  # or what was known of the steps so far is yet to be restored
         self.shared: dict[str, list[float]] = {}  # name -> one number a rank, as of the last check
         self.file: JsonlSink | None = None
         self.logbook = Logbook(trainer)
@@ -120,6 +124,27 @@ class Hub:
         hub._calls.clear()
         return hub
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what all share from a checkpoint; where it cannot be read, say so and begin anew."""
+        fresh = self.curve, self.journal, self.baseline, self.outcome
+        self.curve, self.journal = LossCurve(horizon=self.curve.horizon), Journal(list(self.journal.sinks))
+        try:
+            self.load_state_dict(state)
+            self.goes_on = True
+        except Exception as error:
+            self.curve, self.journal, self.baseline, self.outcome = fresh
+            self.goes_on = True  # it was told
+            tell(
+                f"The loss curve and the findings that this checkpoint kept cannot be read ({error!r}), as where another "
+                "version of lightning_stall wrote them: they begin anew at this step."
+            )
+
+    def go_on_from(self, other: Hub | None) -> None:
+        """A second `fit` of one Trainer goes on where the first ended, and what was known then still is."""
+        if other is not None and not self.goes_on and self.step and other.trainer is self.trainer and not other.active:
+            if other.step == self.step and not any(m.failed for m in other.members):
+                self.restore(other.state_dict())
+
     @property
     def trainer(self) -> Any:
         return self._trainer()
@@ -143,6 +168,12 @@ class Hub:
 
     def batch_start(self, batch: Any, batch_idx: int) -> None:
         trainer = self.trainer
+        if not self.goes_on:
+            self.goes_on = True
+            rank_zero_info(
+                f"lightning_stall: the first {self.step} optimizer steps of this run were made without it, or their "
+                "checkpoint does not hold them; what it says of the run begins here."
+            )
         self.epoch, self.batch_idx = trainer.current_epoch, batch_idx
         self.step = self._steps_done(trainer) + 1
         self.checking = any(due(self.step, every) for every in self._every())
@@ -203,6 +234,8 @@ class Hub:
             self._own(self._judge)
         if self.gate_open:
             self.journal.promote(self.step, self.epoch)
+        elif self.half_way:
+            self.journal.promote(self.step, self.epoch, least=STRONG)
         self._each("finish")
         if self.distributed:
             self._meet()
@@ -331,6 +364,12 @@ class Hub:
             return True
         waits = not self.ending and any(c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs)
         return not waits and self.step - self.well_at >= (JUDGE_EVERY if self.ending else max(20, self.curve.n // 10))
+
+    @property
+    def half_way(self) -> bool:
+        """Whether the run stands still well above its floor: perhaps the noise of the task, perhaps not."""
+        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
+        return self.outcome.state == "converged" and explained < HALF_WAY
 
     @property
     def unlearnt(self) -> bool:

@@ -49,10 +49,17 @@ class Journal:
         self.told.pop(code, None)
         self.held.pop(code, None)
 
-    def promote(self, step: int, epoch: int) -> list[Finding]:
-        """The outcome is bad: tell what was held back, dated now, with the evidence it had."""
-        spoken = [replace(f, step=step, epoch=epoch, severity=severity) for f, severity in self.held.values()]
-        self.held.clear()
+    def promote(self, step: int, epoch: int, least: float = 0.0) -> list[Finding]:
+        """The outcome is bad: tell what was held back, dated now, with the evidence it had.
+
+        Args:
+            step, epoch: now.
+            least: strength (`strength` in the evidence) that a finding must have, at least.
+        """
+        strong = [c for c, (f, _) in self.held.items() if not least or f.evidence.get("strength", 0.0) >= least]
+        spoken = [replace(self.held[c][0], step=step, epoch=epoch, severity=self.held[c][1]) for c in strong]
+        for code in strong:
+            del self.held[code]
         for finding in spoken:
             self._write(finding)
         return spoken

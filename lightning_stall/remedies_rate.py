@@ -63,5 +63,6 @@ class RateClimb:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self.state_dict():
+            if name in state:
+                setattr(self, name, state[name])

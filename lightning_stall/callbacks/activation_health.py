@@ -22,6 +22,7 @@ from lightning_stall.remedies import swap
 from lightning_stall.sinks import clean_tag, themes
 
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
+CHOSEN = 0.3  # the same for the rows of a softmax before it has learnt what to look at
 SATURATED = 0.6  # share of a layer's values at the limits
 EARLY = 16  # optimizer steps in which a model still is as it was made
 DEEP = 5  # activations in a row from which on a signal may fade
@@ -261,15 +262,15 @@ class ActivationHealth(StallCallback):
 
     def _look_for_saturated(self) -> None:
         full = [x for x in self.layers.values() if len(x.edges) >= MEMORY - 1]
-        stuck = sorted((x for x in full if median(x.edges) >= SATURATED), key=lambda x: -median(x.edges))
+        stuck = sorted((x for x in full if median(x.edges) >= _limit(x.kind)), key=lambda x: -median(x.edges))
         if not stuck:
             self.retract("saturated-activations")
             return
         worst = median(stuck[0].edges)
         self.tell(
             "saturated-activations",
-            f"{100 * worst:.0f} % of the values of `{stuck[0].name}` stand at its limits, where no gradient passes; under "
-            f"{100 * SATURATED:.0f} % would do.",
+            f"{100 * worst:.0f} % of the {'rows' if stuck[0].kind == 'softmax' else 'values'} of `{stuck[0].name}` stand at "
+            f"its limits, where no gradient passes; under {100 * _limit(stuck[0].kind):.0f} % would do.",
             advice="Make the weights in front of it smaller, or normalise what goes in:\n\n"
             "    nn.init.xavier_uniform_(layer.weight)\n    # or put nn.LayerNorm(n) before the activation",
             statistical=True,
@@ -371,6 +372,11 @@ class _Dropouts(TorchFunctionMode):
 
 
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+
+
+def _limit(kind: Kind) -> float:
+    """Share of its values, or rows, at the limits that passes."""
+    return CHOSEN if kind == "softmax" else SATURATED
 
 
 def _acts_by_mode(module: nn.Module) -> bool:

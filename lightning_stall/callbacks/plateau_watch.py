@@ -224,7 +224,7 @@ class PlateauWatch(StallCallback):
                 for metric, kept in value.items():
                     self.overfit[metric] = Overfitting()
                     self.overfit[metric].load_state_dict(kept)
-            else:
+            elif name in self.state():  # another version may have kept more
                 setattr(self, name, value)
 
     # ------------------------------------------------------------------ how the run fares

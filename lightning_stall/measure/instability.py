@@ -31,6 +31,8 @@ class Instability:
     order: int
 
 
+SQUARES = 1e19  # in float32; beyond, a slope that divides by the square is 0, or no number
+
 Rule = Callable[[Any, bool], "tuple[str, str] | None"]
 
 
@@ -76,6 +78,8 @@ def _log1p(node: Any, in_gradient: bool) -> tuple[str, str] | None:
 
 def _div(node: Any, in_gradient: bool) -> tuple[str, str] | None:
     x = saved(node, "other")
+    if x is not None and in_gradient and _has(x.abs() > SQUARES):
+        return "a division by values whose squares overflow", "torch.softmax(x, -1)  # or scale the values down first"
     return ("a division by 0", "x / y.clamp_min(1e-6)") if x is not None and _has(x == 0) else None
 
 
