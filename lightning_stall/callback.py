@@ -264,7 +264,9 @@ class StallCallback(LightningCallback):
             hub.restore(state["shared"])
         kept = dict(vars(self))
         try:
-            self.load_state(state.get("own", {}))
+            own = state.get("own", {})
+            _require_alike(own, self.state())
+            self.load_state(own)
         except Exception as error:
             vars(self).clear()
             vars(self).update(kept)
@@ -354,3 +356,14 @@ def guarded(hook: _F) -> _F:
         return hub.guard(self, hook.__name__, *args, call=hook, **kwargs)
 
     return safe  # type: ignore[return-value]
+
+
+def _require_alike(kept: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Raise `TypeError` where a state from a checkpoint holds a value of another kind than the present one does."""
+
+    def kind(value: Any) -> type:
+        return next((k for k in (str, Tensor, Mapping, Sequence) if isinstance(value, k)), float)
+
+    for name, value in fresh.items():
+        if name in kept and value is not None and kept[name] is not None and kind(value) is not kind(kept[name]):
+            raise TypeError(f"`{name}` is {kept[name]!r:.60}, not a value like {value!r:.60}")

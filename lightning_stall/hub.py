@@ -83,7 +83,8 @@ class Hub:
             accumulate=trainer.accumulate_grad_batches if module.automatic_optimization else 1,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
         )
-        self.step = self._steps_done(trainer)
+        # a checkpoint written at the end of the first batch does not count it yet; Lightning adds it after this
+        self.step = self._steps_done(trainer) or int(trainer.global_step > 0)
         self.epoch = trainer.current_epoch
         self.batch_idx = 0
         self.ending = False  # the fit has made its last step
@@ -141,9 +142,10 @@ class Hub:
 
     def go_on_from(self, other: Hub | None) -> None:
         """A second `fit` of one Trainer goes on where the first ended, and what was known then still is."""
-        if other is not None and not self.goes_on and self.step and other.trainer is self.trainer and not other.active:
-            if other.step == self.step and not any(m.failed for m in other.members):
-                self.restore(other.state_dict())
+        if other is None or self.goes_on or other.active or other.trainer is not self.trainer:
+            return
+        if other.step == self.step and not any(m.failed for m in other.members):
+            self.restore(other.state_dict())
 
     @property
     def trainer(self) -> Any:

@@ -36,15 +36,15 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return [case for case in load_cases().values() if wanted(case)]
 
 
-def judge(job: tuple[str, int], remedy: bool, scores: bool) -> Verdict:
+def judge(job: tuple[str, int], remedy: bool, scores: bool, opt_in: bool) -> Verdict:
     """One run, in whichever process."""
     name, seed = job
-    return examine(load_cases()[name], seed, remedy, scores)
+    return examine(load_cases()[name], seed, remedy, scores, opt_in)
 
 
 def judged(options: argparse.Namespace) -> Iterator[Verdict]:
     work = [(case.name, seed) for case in chosen(options) for seed in map(int, options.seeds.split(","))]
-    one = partial(judge, remedy=options.remedy, scores=options.scores)
+    one = partial(judge, remedy=options.remedy, scores=options.scores, opt_in=options.opt_in)
     if options.jobs == 1:
         yield from map(one, work)
         return
@@ -164,7 +164,8 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
         if table.row_count:
             console.print(table)
     for name, value in summary(verdicts).items():
-        figure = "-" if value is None else f"{value:.1%}" if isinstance(value, float) and value <= 1 else value
+        share = isinstance(value, float) and name not in ("median first right step", "extra warnings a sick run")
+        figure = "-" if value is None else f"{value:.1%}" if share else f"{value:.4g}"
         console.print(f"{name:30} {figure}")
 
 

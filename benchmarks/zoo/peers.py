@@ -248,6 +248,9 @@ def react(tool: str, case: Case, seed: int, bare: Result) -> Reaction:
     return Reaction(tool, case.name, seed, list(case.causes), kind, loud + minor, codes, result.score, bare.score)
 
 
+SHARES = ("it reacts", "a right word", "alarms on well")  # of the figures below, those shown in percent
+
+
 def figures(reactions: Sequence[Reaction]) -> dict[str, Any]:
     """One tool's line of the table. Shares are of its sick or its well runs."""
     sick, well = [r for r in reactions if r.expected], [r for r in reactions if not r.expected]
@@ -278,26 +281,20 @@ def main() -> None:
     for case in chosen(options)[:: options.every]:
         for seed in map(int, options.seeds.split(",")):
             bare = run(case, seed)
-            reactions += [react(name, case, seed, bare) for name in names if name not in missing]
-            print(f"{case.name} #{seed}: " + ", ".join(f"{r.tool} {r.kind}" for r in _last(reactions)), flush=True)
+            last = [react(name, case, seed, bare) for name in names if name not in missing]
+            reactions += last
+            print(f"{case.name} #{seed}: " + ", ".join(f"{r.tool} {r.kind}" for r in last), flush=True)
             if options.json:
                 options.json.write_text(json.dumps([plain(asdict(r)) for r in reactions], indent=1, allow_nan=False))
     table = grid("other tools on the zoo", ("tool",), tuple(figures([])))
     for name in names:
         mine = figures([r for r in reactions if r.tool == name])
         cells = [
-            f"{v:.0%}" if key in _SHARES else f"{v:.1f}" if isinstance(v, float) else str(v) for key, v in mine.items()
+            f"{v:.0%}" if key in SHARES else f"{v:.1f}" if isinstance(v, float) else str(v) for key, v in mine.items()
         ]
         table.add_row(name, *(["not installed"] + [""] * (len(mine) - 1) if name in missing else cells))
     console = Console()
     (console if console.is_terminal else Console(width=180)).print(table)
-
-
-_SHARES = ("it reacts", "a right word", "alarms on well")
-
-
-def _last(reactions: Sequence[Reaction]) -> list[Reaction]:
-    return [r for r in reactions if (r.name, r.seed) == (reactions[-1].name, reactions[-1].seed)] if reactions else []
 
 
 if __name__ == "__main__":

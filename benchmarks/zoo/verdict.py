@@ -13,6 +13,10 @@ from typing import Any
 from benchmarks.zoo.case import Case
 from benchmarks.zoo.run import part, run
 
+OPT_IN = {
+    "InputHealth": {"standardize": True},
+    "ActivationHealth": {"reinitialize": True},
+}  # remedies asked for by name
 TIMED = ("scores are equal", "seconds a step separate it")  # in the note of a case whose time is ill, not its score
 
 
@@ -88,9 +92,12 @@ def timed(case: Case) -> bool:
     return any(text in case.note for text in TIMED)
 
 
-def examine(case: Case, seed: int, remedy: bool = False, scores: bool = False) -> Verdict:
-    """Fit the case under `stall_callbacks` and read its report; with `scores` fit it in the other ways too."""
-    result, causes, findings = _watched(case, seed, remedy)
+def examine(case: Case, seed: int, remedy: bool = False, scores: bool = False, opt_in: bool = False) -> Verdict:
+    """Fit the case under `stall_callbacks` and read its report; with `scores` fit it in the other ways too.
+
+    `opt_in` lets `OPT_IN` act as well where remedies do, which `stall_callbacks(auto_remedy=True)` alone does not.
+    """
+    result, causes, findings = _watched(case, seed, remedy, opt_in)
     return Verdict(
         case.name,
         case.family,
@@ -104,19 +111,21 @@ def examine(case: Case, seed: int, remedy: bool = False, scores: bool = False) -
         result.error,
         part(case),
         timed(case),
-        _scores(case, seed, None if remedy else result.weights) if scores else None,
+        _scores(case, seed, opt_in, None if remedy else result.weights) if scores else None,
     )
 
 
-def _watched(case: Case, seed: int, remedy: bool, but: str = "") -> Any:
+def _watched(case: Case, seed: int, remedy: bool, opt_in: bool, but: str = "") -> Any:
     """(result, causes, findings) of a run under the family, all of which acts on `remedy` but the class called `but`."""
     from lightning_stall import stall_callbacks
     from lightning_stall.sinks.console import StallWarning
 
     callbacks: Any = stall_callbacks(auto_remedy=remedy)
     for callback in callbacks:
-        if type(callback).__name__ == but:
-            callback.auto_remedy = False
+        name = type(callback).__name__
+        callback.auto_remedy = callback.auto_remedy and name != but
+        for setting, value in OPT_IN.get(name, {}).items() if opt_in and remedy else ():
+            setattr(callback, setting, value)
     report = callbacks[-1]
     report.table = report.html = False  # what it found is read here, and hundreds of tables would hide ours
     with warnings.catch_warnings():
@@ -125,13 +134,13 @@ def _watched(case: Case, seed: int, remedy: bool, but: str = "") -> Any:
     return result, report.causes, report.findings
 
 
-def _scores(case: Case, seed: int, watched: str | None) -> Scores:
+def _scores(case: Case, seed: int, opt_in: bool, watched: str | None) -> Scores:
     bare = run(case, seed)
     twin = run(case, seed, twin=True) if case.twin is not None else None
-    remedied, _, findings = _watched(case, seed, True)
+    remedied, _, findings = _watched(case, seed, True, opt_in)
     unclipped = None
     if case.well and remedied.weights != bare.weights:
-        unclipped, _, others = _watched(case, seed, True, but="AutoClip")
+        unclipped, _, others = _watched(case, seed, True, opt_in, but="AutoClip")
         unclipped, findings = unclipped.weights, [*findings, *others]
     same = [None if w is None else w == bare.weights for w in (watched, remedied.weights, unclipped)]
     if False in same and run(case, seed).weights != bare.weights:

@@ -18,8 +18,11 @@ from lightning_stall.measure.gradients import is_dtensor
 from lightning_stall.readings import GradientReading, StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
 from lightning_stall.sinks import themes
+from lightning_stall.sinks.console import tell
 from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
+
+ANEW = "it learns anew what is usual, and clips nothing until then."
 
 
 class AutoClip(StallCallback):
@@ -207,10 +210,13 @@ class AutoClip(StallCallback):
 
     def state(self) -> dict[str, Any]:
         rules = self._rules | {self._index(w.optimizer): w.rule.save() for w in self._watched.values()}
-        return {"rules": rules, "skipped": self.skipped}
+        return {"rules": rules, "skipped": self.skipped, "method": self.method}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._rules = {int(index): saved for index, saved in state["rules"].items()}
+        wrote = state.get("method", self.method)
+        if wrote != self.method:
+            tell(f"AutoClip(method={self.method!r}) cannot go on from a checkpoint of {wrote!r}: {ANEW}")
+        self._rules = {int(index): saved for index, saved in state["rules"].items()} if wrote == self.method else {}
         self.skipped = state["skipped"]
 
     # ------------------------------------------------------------------ clipping
@@ -227,7 +233,11 @@ class AutoClip(StallCallback):
             rule = PercentileOnHost(*p) if host else PercentileOnDevice(*p, home)
         saved = self._rules.pop(self._index(optimizer), None)
         if saved is not None:
-            rule.load(saved)
+            try:
+                rule.load(saved)
+            except Exception as error:
+                tell(f"AutoClip cannot go on from what this checkpoint kept ({error!r}): {ANEW}")
+                return self._watch(optimizer, reading)
         watched = Watched(optimizer, reading.params, rule, None if host else home)
         self._watched[id(optimizer)] = watched
         return watched

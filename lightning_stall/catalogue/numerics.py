@@ -37,7 +37,7 @@ NUMERICS: tuple[Entry, ...] = (
         code="vanishing-gradients",
         title="Gradients vanish",
         kind="cause",
-        callbacks=("GradientHealth",),
+        callbacks=("GradientHealth", "ActivationHealth"),
         means="""
             The layers near the input receive gradients orders of magnitude below those near the output, or all
             gradients are near zero while the loss is high.

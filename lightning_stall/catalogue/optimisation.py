@@ -168,8 +168,8 @@ OPTIMISATION: tuple[Entry, ...] = (
                 print(self.trainer.optimizers[0].param_groups[0]["lr"])
         """,
         remedy="""
-            `PlateauWatch(auto_remedy=True)` raises the learning rate, and takes it back if the loss is no better for
-            it.
+            `OptimizerHealth(auto_remedy=True)` raises the learning rate tenfold at a time, and takes the last raise back
+            if the loss is worse for it.
         """,
     ),
     Entry(
