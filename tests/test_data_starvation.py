@@ -351,7 +351,14 @@ def test_one_slow_batch_is_no_starvation() -> None:
 def test_workers_that_wait_for_a_disk_may_outnumber_the_cores(computing: float, queued: float, crowded: bool) -> None:
     verdict = Verdict(0.3)
     for _ in range(3):
-        verdict.update(window(0.02, 0.01), (0.02, 0.01), None, Crowd(16, 2, computing, queued))
+        verdict.update(window(0.02, 0.01), (0.02, 0.01), None, Crowd(6, 2, computing, queued))
+    assert verdict.crowded == crowded
+
+
+@pytest.mark.parametrize(("computing", "crowded"), [(1.0, True), (0.1, False)])
+def test_four_computing_workers_a_core_crowd_each_other_at_once(computing: float, crowded: bool) -> None:
+    verdict = Verdict(0.3)
+    verdict.update(window(0.0, 0.01), (0.0, 0.01), None, Crowd(8, 2, computing, 0.0))
     assert verdict.crowded == crowded
 
 

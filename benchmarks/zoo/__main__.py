@@ -154,6 +154,12 @@ def pace_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
+def wide() -> Console:
+    """A console whose tables stay wide in a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
+
+
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
     out = set(refused(verdicts))
     counted = [v for v in verdicts if v.name not in out]
@@ -200,12 +206,11 @@ def main() -> None:
     parser.prog = "python -m benchmarks.zoo"
     parser.add_argument("--remedy", action="store_true", help="let the callbacks act in the run that is judged")
     parser.add_argument("--scores", action="store_true", help="fit each case bare, remedied and mended too")
+    parser.add_argument("--opt-in", action="store_true", help="let remedies act that are asked for by name")
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes; more than cores to spare spoils the timed cases"
     )
     options = parser.parse_args()
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
     verdicts: list[Verdict] = []
     for last in judged(options):
         verdicts.append(last)
@@ -216,7 +221,7 @@ def main() -> None:
         print(f"{mark:6}{last.name} #{last.seed}: {said} ({last.seconds:.1f} s{ends})", flush=True)
         if options.json:
             save(verdicts, options.json)
-    show(verdicts, console)
+    show(verdicts, wide())
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.spike import SpikeDetection
-from rich.console import Console
 
-from benchmarks.zoo.__main__ import arguments, chosen, grid
+from benchmarks.zoo.__main__ import arguments, chosen, grid, wide
 from benchmarks.zoo.case import Case
 from benchmarks.zoo.figures import near_twin, worth
 from benchmarks.zoo.run import Result, run
@@ -292,9 +291,8 @@ def main() -> None:
         cells = [
             f"{v:.0%}" if key in SHARES else f"{v:.1f}" if isinstance(v, float) else str(v) for key, v in mine.items()
         ]
-        table.add_row(name, *(["not installed"] + [""] * (len(mine) - 1) if name in missing else cells))
-    console = Console()
-    (console if console.is_terminal else Console(width=180)).print(table)
+        table.add_row(name, *(["not installed"] if name in missing else cells))
+    wide().print(table)
 
 
 if __name__ == "__main__":

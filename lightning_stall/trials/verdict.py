@@ -98,6 +98,8 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
     stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
     seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
     if (s.steady or seen) and s.explained < LEARNT and stuck:
+        if not seen and "excess-regularization" in s.spoken:
+            return []  # it was not so that they began: they were worn away
         return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
 
