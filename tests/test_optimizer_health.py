@@ -230,3 +230,54 @@ def test_units_of_schedules(
     kind: str, length: float, interval: str, calls: float, steps: float, epochs: float, found: bool
 ) -> None:
     assert (wrong_unit(kind, length, interval, calls, steps, epochs) is not None) == found
+
+
+class Two(LightningModule):
+    """A generator that is trained at every third batch, on its critic's word or on a copy that leads nowhere."""
+
+    def __init__(self, detach: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic, self.detach = nn.Linear(8, 8), nn.Linear(8, 1), detach
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        fake = self.generator(batch[0])
+        second.zero_grad()
+        self.manual_backward(
+            (self.critic(fake.detach()) - self.critic(batch[0])).mean() + self.critic(batch[0]).square().mean()
+        )
+        second.step()
+        if batch_idx % 3 == 2:
+            made = self.generator(batch[0])
+            first.zero_grad()
+            self.manual_backward(-self.critic(made.detach() if self.detach else made).mean())
+            first.step()
+            first.zero_grad()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.generator.parameters(), 1e-3), torch.optim.SGD(self.critic.parameters(), 1e-3)]
+
+
+def test_an_optimizer_whose_parameters_never_have_a_gradient() -> None:
+    report = watch(Two(detach=True), blobs(), OptimizerHealth())
+    (finding,) = [f for f in report.findings if f.code == "parameters-not-optimized" and f.speaks]
+    assert finding.where == ("generator.weight", "generator.bias")
+    assert top(report) == "parameters-not-optimized"
+    assert told(watch(Two(detach=False), blobs(), OptimizerHealth())) == []
+
+
+class ToZero(Manual):
+    """Clears its gradients to zeros, before the step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        optimizer.zero_grad(set_to_none=False)
+        optimizer.step()
+
+
+def test_gradients_cleared_to_zero_before_the_step() -> None:
+    report = watch(ToZero("early"), blobs(), OptimizerHealth())
+    assert top(report) == "gradients-not-cleared"
+    assert report.findings[0].step <= 4

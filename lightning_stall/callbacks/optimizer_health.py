@@ -18,11 +18,11 @@ from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
+from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
-IDLE = 0.2  # share of all weights that may stand untrained and without gradient
 
 
 class OptimizerHealth(StallCallback):
@@ -85,6 +85,7 @@ class OptimizerHealth(StallCallback):
         self._kept: dict[int, Tensor] = {}  # optimizer -> whether gradients survived every look since its last step
         self._uncleared: dict[int, Tensor] = {}
         self._stepped: dict[int, int] = {}
+        self._found: set[int] = set()  # optimizers of which a step found a gradient
         self._there: dict[int, Tensor] = {}  # optimizer -> whether the last backward pass left it a gradient
         self._gone: dict[int, list[Tensor]] = {}  # and whether none of it was left for its step, at checks
         self._graph_params: list[nn.Parameter] | None = None
@@ -128,6 +129,8 @@ class OptimizerHealth(StallCallback):
                 count = self._uncleared.get(key)
                 self._uncleared[key] = kept.float() if count is None else count + kept.float()
             self._stepped[key] = self._stepped.get(key, 0) + 1
+            if key not in self._found and any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+                self._found.add(key)
             there = self._there.pop(key, None)
             if there is not None:  # what the backward pass left, and the step does not find
                 gone = torch.logical_and(there, ~leftover(optimizer))
@@ -269,18 +272,7 @@ class OptimizerHealth(StallCallback):
         if hidden:
             where.append(f"{len(hidden)} parameters that are no part of the LightningModule (kept in a plain list?)")
         # a loose layer with trained weights may be a frozen backbone; one straight from its initialisation is a slip
-        self.tell(
-            "parameters-not-optimized",
-            f"The loss depends on {count} of {total} weights that no optimizer holds; 0 would be right.",
-            advice="Hand every parameter to the optimizer, and build it after the last layer is replaced:\n\n"
-            "    return torch.optim.Adam(self.parameters(), lr=self.lr)\n\n"
-            "Keep submodules in `nn.ModuleList`, not in a list. If they are frozen on purpose, say so with "
-            "`module.requires_grad_(False)`, which also saves their backward pass.",
-            severity="critical",
-            statistical=not fresh and not hidden,
-            evidence={"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / max(total, 1))},
-            where=where,
-        )
+        self._say(held_by.loose(count, total, where, certain=bool(fresh or hidden)))
 
     def _look_at_what_is_idle(self) -> None:
         """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
@@ -291,94 +283,34 @@ class OptimizerHealth(StallCallback):
             own = list(module.parameters(recurse=False))
             if own and not any(id(p) in self._with_grad for p in own) and untrained(module):
                 idle.append((plain_name(name), sum(p.numel() for p in own), not any(p.requires_grad for p in own)))
-        total = sum(p.numel() for p in self.hub.module.parameters())
-        count = sum(n for _, n, _ in idle)
-        if not idle or count < IDLE * total:
-            return
-        frozen = sum(f for _, _, f in idle)
-        how = "frozen" if frozen == len(idle) else "cut off from the loss" if not frozen else "frozen or cut off"
-        self.tell(
-            "parameters-not-optimized",
-            f"{len(idle)} layers with {100 * count / total:.0f} % of all weights are {how} and still hold what torch's "
-            f"initialisation drew; up to {100 * IDLE:.0f} % might be meant.",
-            advice="Train them, or load the weights they should have:\n\n    module.requires_grad_(True)\n\n"
-            "Look for `detach()`, `torch.no_grad()` and `requires_grad = False` on the way from them to the loss.",
-            severity="critical",
-            statistical=True,
-            evidence={"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / total)},
-            where=[name for name, _, _ in idle],
-        )
+        self._say(held_by.idle(idle, sum(p.numel() for p in self.hub.module.parameters())))
 
     def _look_at_clearing(self) -> None:
         hub = self.hub
         if hub.step > LOOK or hub.step < 4:
             return
         for i, optimizer in enumerate(hub.readings.optimizers):
+            params = [p for g in optimizer.param_groups for p in g["params"]]
             steps = self._stepped.get(id(optimizer), 0) - 1
             uncleared = self._uncleared.get(id(optimizer))
+            gone = self._gone.get(id(optimizer), [])
+            had = [p for p in params if id(p) in self._with_grad]
             if steps >= 3 and uncleared is not None and float(uncleared) >= 0.9 * steps:
-                self.tell(
-                    "gradients-not-cleared",
-                    f"Optimizer {i} found the gradients of its last step still there in {int(uncleared)} of {steps} "
-                    "steps; 0 would be right.",
-                    advice="Clear them before each backward pass:\n\n    opt.zero_grad()\n    "
-                    "self.manual_backward(loss)\n    opt.step()",
-                    severity="critical",
-                    evidence={"uncleared": float(uncleared), "steps": float(steps), "strength": 1.0},
-                )
-            elif len(gone := self._gone.get(id(optimizer), [])) >= 3 and bool(torch.stack(gone).all()):
-                self._say_cleared_early(i, len(gone))
-            elif steps >= 7 and not self._has_grad(optimizer):
-                self._say_without_gradient(i, optimizer, steps)
-            elif steps >= 3 and not any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
-                self._look_for_early_clearing(i, optimizer, steps)
-
-    def _has_grad(self, optimizer: Optimizer) -> bool:
-        """Whether any backward pass that was looked at gave any of its parameters a gradient."""
-        if type(optimizer).__name__ == "_MockOptimizer" or not optimizer.param_groups:
-            return True
-        params = [p for g in optimizer.param_groups for p in g["params"]]
-        return not params or any(id(p) in self._with_grad or p.grad is not None for p in params)
-
-    def _say_without_gradient(self, i: int, optimizer: Optimizer, steps: int) -> None:
-        params = {id(p) for g in optimizer.param_groups for p in g["params"]}
-        names = [plain_name(n) for n, p in self.hub.module.named_parameters() if id(p) in params]
-        self.tell(
-            "parameters-not-optimized",
-            f"Optimizer {i} has made {steps} steps, and none of its {len(params)} parameters ever had a gradient; all "
-            "should.",
-            advice="Let the loss it steps on reach them. Look for `detach()`, `torch.no_grad()` and `.item()` on the way, "
-            "and for a part of the model that another one replaced:\n\n"
-            "    score = self.critic(self.generator(noise))  # not .detach() where the generator is trained",
-            severity="critical",
-            evidence={"steps": float(steps), "parameters": float(len(params)), "strength": 1.0},
-            where=names[:8],
-        )
-
-    def _say_cleared_early(self, i: int, looks: int) -> None:
-        self.tell(
-            "gradients-not-cleared",
-            f"In all {looks} steps that were looked at the backward pass left optimizer {i} gradients, and its step found "
-            "zeros: they are cleared before the step, where after it would be right.",
-            advice="Clear first, step last:\n\n    opt.zero_grad()\n    self.manual_backward(loss)\n    opt.step()",
-            severity="critical",
-            evidence={"steps": float(looks), "strength": 1.0},
-        )
-
-    def _look_for_early_clearing(self, i: int, optimizer: Optimizer, steps: int) -> None:
-        """Gradients were there after the backward pass, and not one weight of this optimizer has moved."""
-        params = [p for g in optimizer.param_groups for p in g["params"]]
-        names = dict(zip(map(id, params), params, strict=True))
-        had = [p for key, p in names.items() if key in self._with_grad]
-        if had and self.ratios and not any(self.ratios.values()) and not optimizer.state and self.rate > 0:
-            self.tell(
-                "gradients-not-cleared",
-                f"Optimizer {i} has made {steps} steps without a gradient, though the backward pass left some: they "
-                "are cleared before the step, where after it would be right.",
-                advice="Clear first, step last:\n\n    opt.zero_grad()\n    self.manual_backward(loss)\n    opt.step()",
-                severity="critical",
-                evidence={"steps": float(steps), "strength": 1.0},
-            )
+                self._say(held_by.not_cleared(i, int(uncleared), steps))
+            elif len(gone) >= 3 and bool(torch.stack(gone).all()):
+                self._say(held_by.cleared_early(i, len(gone), to_zero=True))
+            elif (
+                steps < 3 or not params or id(optimizer) in self._found or type(optimizer).__name__ == "_MockOptimizer"
+            ):
+                continue
+            elif had:
+                # gradients were there after the backward pass, and not one weight has moved
+                if self.ratios and not any(self.ratios.values()) and not optimizer.state and self.rate > 0:
+                    self._say(held_by.cleared_early(i, steps, to_zero=False))
+            elif steps >= 7:
+                ids = set(map(id, params))
+                names = [plain_name(n) for n, p in hub.module.named_parameters() if id(p) in ids]
+                self._say(held_by.without_gradient(i, steps, names, len(params)))
 
     def _fingerprint(self) -> float:
         """A sum over a few elements of every weight: equal on all replicas of a data-parallel run."""
