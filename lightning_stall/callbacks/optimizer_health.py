@@ -66,7 +66,8 @@ class OptimizerHealth(StallCallback):
 
     def _reset(self) -> None:
         self.top_rate = 0.0
-        self.rate = 0.0
+        self.rate = 0.0  # the effective one
+        self.scheduled = 0.0  # the schedule's own
         self.alive_until = 0  # the last step with a rate above schedules.DEAD of its height
         self.level_then = math.nan  # smoothed loss at that step
         self.ratios: dict[str, float] = {}
@@ -151,8 +152,12 @@ class OptimizerHealth(StallCallback):
     def observe(self, reading: StepReading) -> None:
         self.steps_seen += 1
         self.rate = reading.rate
-        self.top_rate = max(self.top_rate, reading.rate)
-        if reading.rate > schedules.DEAD * self.top_rate:
+        factor = self.hub.rate.factor
+        self.scheduled = (
+            reading.rate / factor if factor > 0 else reading.rate
+        )  # what we did to it is no schedule's doing
+        self.top_rate = max(self.top_rate, self.scheduled)
+        if self.scheduled > schedules.DEAD * self.top_rate:
             self.alive_until = reading.step
             self.level_then = self.hub.curve.level(20) if self.hub.curve.n else math.nan
         if reading.loss is not None and math.isfinite(reading.loss):
@@ -187,7 +192,7 @@ class OptimizerHealth(StallCallback):
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
-        values = {"stall/rate/schedule": self.rate}
+        values = {"stall/rate/schedule": self.scheduled}
         if self.medians:
             finite = [r for r in self.ratios.values() if math.isfinite(r)]
             values |= {
@@ -210,7 +215,17 @@ class OptimizerHealth(StallCallback):
         return {"weights": self._fingerprint()}
 
     def state(self) -> dict[str, Any]:
-        kept = ("largest_early", "top_rate", "rate", "alive_until", "level_then", "steps_seen", "growth", "lowest")
+        kept = (
+            "largest_early",
+            "top_rate",
+            "rate",
+            "scheduled",
+            "alive_until",
+            "level_then",
+            "steps_seen",
+            "growth",
+            "lowest",
+        )
         state = {name: getattr(self, name) for name in kept}
         return {
             **state,
@@ -343,7 +358,7 @@ class OptimizerHealth(StallCallback):
         state, e = hub.outcome.state, hub.outcome.evidence
         ratio = median(self.medians) if self.medians else math.nan
         planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
-        spent = self.rate <= schedules.DEAD * self.top_rate
+        spent = self.scheduled <= schedules.DEAD * self.top_rate
         low = rates.too_low(ratio, planned, self.rate) if state in ("never learned", "stalled") and not spent else None
         if low is not None:
             self._say(low)
@@ -380,11 +395,13 @@ class OptimizerHealth(StallCallback):
         if self.top_rate > 0 and schedules.spent_early(hub.step, self.alive_until, planned):
             flat = state in ("never learned", "stalled")
             falling = None if flat else schedules.still_falling(hub.curve, self.alive_until)
-            gone = schedules.nothing_left(self.rate, self.top_rate, self.alive_until, planned)
-            certain = falling is not None or gone
+            gone = schedules.nothing_left(self.scheduled, self.top_rate, self.alive_until, planned)
+            # a schedule that follows the loss lowers the rate for a reason
+            follows = any(c.reduce_on_plateau for c in hub.trainer.lr_scheduler_configs)
+            certain = falling is not None or (gone and not follows)
             if flat or certain:
                 level = hub.curve.level(20) if hub.curve.n else math.nan
-                early = self.rate, self.top_rate, self.alive_until, planned, level, falling, certain
+                early = self.scheduled, self.top_rate, self.alive_until, planned, level, falling, certain
                 self._say(schedules.decayed_early(*early))
         if hub.checking or self.on_host:
             self._judge_regularization()
