@@ -186,11 +186,11 @@ def fit(cell: Cell, folder: str, callbacks: list[Any], gpu: bool) -> str:
     return f"OURS {'; '.join(failed)}"[:300] if failed else ""
 
 
-def measure(cell: Cell, gpu: bool) -> tuple[str, str]:
-    """What the cell reads, and the sentence to it."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure(cell: Cell, gpu: bool, shared: str | None = None) -> tuple[str, str]:
+    """What the cell reads, and the sentence to it. Ranks are given one folder to share."""
+    with tempfile.TemporaryDirectory() as own:
+        folder = own if shared is None else os.path.join(shared, "-".join(cell).replace(" ", "_"))
         bare = fit(cell, os.path.join(folder, "bare"), [], gpu)
-    with tempfile.TemporaryDirectory() as folder:
         ours: list[Any] = list(stall_callbacks(auto_remedy=True))
         watched = fit(cell, os.path.join(folder, "watched"), ours, gpu)
         told = [f.summary for c in ours[-1:] if isinstance(c, StallCallback) for f in getattr(c, "findings", ())]
@@ -250,7 +250,7 @@ def row(cell: Cell, reads: str, sentence: str) -> dict[str, str]:
 def as_rank(strategy: str, gpu: bool, file: str) -> None:
     """One of the two processes; rank zero writes a line a cell."""
     for cell in cells(strategy):
-        reads, sentence = measure(cell, gpu)
+        reads, sentence = measure(cell, gpu, os.path.dirname(file))
         if os.environ["LOCAL_RANK"] == "0":
             with open(file, "a") as out:
                 out.write(json.dumps(row(cell, reads, sentence)) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from lightning_stall.catalogue import check_codes
 from lightning_stall.errors import LightningCallback
@@ -23,13 +24,19 @@ FAMILY = (
 )
 
 
+# AutoClip's own default, the 10th percentile, cuts most steps of any run. Here a healthy run is to be left alone: its
+# warm-up, in which only leaps over ten times the usual norm are cut, never ends
+LEAPS_ONLY = 10**9
+
+
 def stall_callbacks(
     auto_remedy: bool = False, mute: Sequence[str] = (), *, trials: bool = True
 ) -> list[LightningCallback]:
     """Every callback of the package, StallReport last: `Trainer(callbacks=stall_callbacks())`.
 
     Args:
-        auto_remedy: let each apply its remedy; False only watches, and leaves the run bitwise alone.
+        auto_remedy: let each apply its remedy; False only watches, and leaves the run bitwise alone. `AutoClip` cuts
+            only gradients that leap over ten times their usual norm; give one of your own for its percentile.
         mute: codes never to be told, as in `mute=("class-imbalance",)`.
         trials: let StallReport try on a copy what could be wrong, once a run fares badly (see there).
 
@@ -43,6 +50,8 @@ def stall_callbacks(
     made: list[LightningCallback] = []
     for module, name in FAMILY:
         cls = getattr(importlib.import_module(f"lightning_stall.callbacks.{module}"), name)
-        settings = {"trials": trials} if name == "StallReport" else {"auto_remedy": auto_remedy}
+        settings: dict[str, Any] = {"trials": trials} if name == "StallReport" else {"auto_remedy": auto_remedy}
+        if name == "AutoClip":
+            settings["warmup"] = LEAPS_ONLY
         made.append(cls(mute=codes, **settings))
     return made

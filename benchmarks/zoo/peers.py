@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -98,7 +99,7 @@ class _Early(EarlyStopping):
         super().on_validation_end(trainer, pl_module)
 
     def _choose(self, trainer: Any) -> None:
-        losses = [name for name in trainer.callback_metrics if "loss" in name]
+        losses = [name for name in trainer.callback_metrics if re.search("loss|mse|mae|nll|bce|mape", name)]
         self.monitor = self.monitor or next((n for n in losses if "val" in n), losses[0] if losses else "")
 
 

@@ -17,6 +17,7 @@ from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_random, recall
 from lightning_stall.measure.batches import Field, fields
+from lightning_stall.measure.gradients import is_dtensor, stored
 from lightning_stall.measure.updates import WeightSample
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
@@ -165,7 +166,7 @@ class InputHealth(StallCallback):
         bad, total, before = self.watch.bad_here, reading.total, self._before
         self._before = total
         if self.hub.checking and reading.params:
-            self._sample = WeightSample(reading.params)
+            self._sample = WeightSample([stored(p.detach()) if is_dtensor(p) else p for p in reading.params])
             self._sample.take()
         together = self._remedy is not None and self.hub.distributed  # all ranks leave a step out, or none
         if bad is False and not together:

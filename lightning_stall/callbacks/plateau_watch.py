@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from statistics import median, stdev
 from typing import Any, Literal
 
 from torch import Tensor
@@ -20,6 +21,8 @@ from lightning_stall.sinks.console import tell
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
 LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
+PATIENT = 30  # the same where each such step is left out anyway
+THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
 LOST = 3  # optimizer steps in a row without a finite loss after which the weights are given up
 MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
 
@@ -116,6 +119,7 @@ class PlateauWatch(StallCallback):
         self.good = WeightsSnapshot()
         self.first = WeightsSnapshot()  # where the run began, for when a trial says that it should begin again
         self.tried_at = 0  # step of the last trial that was heeded
+        self.best: dict[str, WeightsSnapshot] = {}  # by validation loss, at its best
         self.good_curve: dict[str, Any] = {}
         self.overfit: dict[str, Overfitting] = {}  # by validation loss
         self.undone = 0  # reductions taken back: each doubles the patience with plateaus
@@ -141,7 +145,10 @@ class PlateauWatch(StallCallback):
         for name, value in validation_losses(hub.trainer).items():
             watch = self.overfit.setdefault(name, Overfitting())
             if watch.update(value, level, hub.baseline or 0.0):
-                self._tell_overfitting(name, watch)
+                self._tell_overfitting(name, watch, self._stop(name))
+            elif self.auto_remedy and self.rollback and watch.since == 0:
+                self.best[name] = WeightsSnapshot()
+                self.best[name].take(hub.module, hub.readings.optimizers, hub.step)
 
     def epoch_end(self) -> None:
         self.fresh = True
@@ -182,6 +189,7 @@ class PlateauWatch(StallCallback):
 
     def detach(self) -> None:
         self.good = self.first = WeightsSnapshot()
+        self.best.clear()
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
@@ -246,7 +254,19 @@ class PlateauWatch(StallCallback):
             severity: Literal["info", "warning"] = "info" if state == "stalled" else "warning"
             self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
 
-    def _tell_overfitting(self, name: str, watch: Overfitting) -> None:
+    def _stop(self, name: str) -> str | None:
+        """End a run whose validation has only worsened, with the weights of its best one; what was done."""
+        if not self.auto_remedy or self.hub.distributed:  # ranks have losses of their own, and must stop together
+            return None
+        best = self.best.get(name)
+        back = ""
+        if best is not None and best.taken:
+            best.restore(self.hub.readings.optimizers)
+            back = f", with the weights of step {best.step}"
+        self.hub.trainer.should_stop = True
+        return f"stopped the run at step {self.hub.step}{back}"
+
+    def _tell_overfitting(self, name: str, watch: Overfitting, remedy: str | None) -> None:
         self.tell(
             "overfitting",
             f"`{name}` rose to {watch.recent:.4g} from its best of {watch.best:.4g}, {watch.since} validations ago, while the "
@@ -260,6 +280,7 @@ class PlateauWatch(StallCallback):
                 "train_now": watch.train_now,
             },
             where=[name],
+            remedy=remedy,
         )
 
     def _tell_too_short(self) -> None:
@@ -343,7 +364,11 @@ class PlateauWatch(StallCallback):
             return
         reasons: dict[str, Reason] = {"diverging": "loss-diverging", "oscillating": "loss-oscillating"}
         reason = reasons.get(hub.outcome.state)
-        if hub.curve.bad_steps >= LOST and self.rollback:
+        if reason == "loss-oscillating" and thrown(hub.curve.recent):
+            return  # single batches throw the loss, and no rate is to blame for them
+        # where another leaves such steps out, the weights are still what they were
+        spared = any("nonfinite-gradients" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
+        if hub.curve.bad_steps >= (PATIENT if spared else LOST) and self.rollback:
             reason = "loss-diverging"  # no gradient leads back from weights that are not numbers
         # a plateau of the training loss needs a bad outcome too: a converged run has earned its plateau
         if reason is None and plateau and (self.monitor is not None or hub.gate_open):
@@ -462,6 +487,15 @@ class PlateauWatch(StallCallback):
 
     def _apply(self) -> None:
         self.hub.rate.factors[self.state_key] = self.scale
+
+
+def thrown(losses: Sequence[float]) -> bool:
+    """Whether a few far values, rather than most, make these losses swing."""
+    if len(losses) < 20:
+        return False
+    middle = median(losses)
+    robust = 1.4826 * median([abs(v - middle) for v in losses])
+    return stdev(losses) > THROWN * robust
 
 
 def _n(evidence: Mapping[str, float], name: str) -> str:

@@ -161,7 +161,7 @@ LOSS: tuple[Entry, ...] = (
             was bad from the first epoch, look for mode-mismatch or batchnorm-stale-statistics instead. A classifier's
             validation loss may rise while its accuracy still improves: watch the metric that you care for.
         """,
-        remedy="`PlateauWatch(auto_remedy=True)` may stop the run.",
+        remedy="`PlateauWatch(auto_remedy=True)` stops the run, at the weights of its best validation.",
     ),
     Entry(
         code="dead-activations",

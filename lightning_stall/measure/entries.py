@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from lightning_stall.measure.batches import Field
+from lightning_stall.measure.quiet import quiet
 
 MOST_ENTRIES = 8
 NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
@@ -50,7 +51,7 @@ class EntryHooks:
             own = next(layer.parameters(recurse=False), None)
             if own is not None and all(next(c.parameters(), None) is None for c in layer.children()):
                 hook = _Look(name, type(layer).__name__, memory, self._seen)
-                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+                self._handles.append(layer.register_forward_pre_hook(quiet(hook), with_kwargs=True))
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -78,6 +79,8 @@ class _Look:
             if len(self.seen) >= MOST_ENTRIES or not isinstance(x, Tensor) or not x.is_floating_point():
                 continue
             if (x.requires_grad and not x.is_leaf) or not x.numel() or x.layout is not torch.strided:
+                continue
+            if type(x) not in (Tensor, torch.nn.Parameter):  # spread over ranks, for one
                 continue
             with torch.no_grad():
                 self.seen.append((self.name, self.layer, self.memory.get(x.untyped_storage().data_ptr()), _numbers(x)))

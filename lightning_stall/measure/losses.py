@@ -132,6 +132,8 @@ class Labels:
         self.counts = counts if self.counts is None else self.counts + counts
 
     def _sum(self, target: Tensor) -> None:
+        if not target.numel():
+            return
         values = target.detach().float()
         columns = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
         if columns.shape[1] > _MAX_COLUMNS or columns.numel() == 0:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_stall.measure.loss_fault import Fault, softmax_size
 from lightning_stall.measure.loss_graph import Edge, shape, short, walk
+from lightning_stall.measure.quiet import quiet
 
 SAMPLES = 16  # of the batch; enough to see a neighbour change, and cheap
 CHANGED = 1e-2  # of the outputs' spread: above what one scale for all of them (8-bit inputs) may do, below real mixing
@@ -43,10 +44,10 @@ class Watch:
     def start(self, batch: list[Tensor]) -> None:
         self.batch = batch
         for child in (self.module, *self.module.children()):
-            self._handles.append(child.register_forward_pre_hook(self._called, with_kwargs=True))
+            self._handles.append(child.register_forward_pre_hook(quiet(self._called), with_kwargs=True))
         for path, layer in self.module.named_modules():
             if isinstance(layer, (nn.MultiheadAttention, *_RECURRENT)) and not layer.batch_first:
-                self._handles.append(layer.register_forward_pre_hook(self._note(path), with_kwargs=True))
+                self._handles.append(layer.register_forward_pre_hook(quiet(self._note(path)), with_kwargs=True))
 
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.seen.called is None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):

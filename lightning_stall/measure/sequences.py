@@ -10,6 +10,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn import Embedding, Module
 
+from lightning_stall.measure.quiet import quiet
+
 SHORT = 9  # places below which nothing is lost on the way
 
 
@@ -25,7 +27,7 @@ class Sequences:
         self.found: list[tuple[str, Tensor]] = []
         self.batch = apply_to_collection(batch, Tensor, self._follow)
         self._hooks = [
-            part.register_forward_hook(self._watch(name))
+            part.register_forward_hook(quiet(self._watch(name)))
             for name, part in module.named_modules()
             if isinstance(part, Embedding)
         ]
