@@ -48,7 +48,8 @@ class AutoClip(StallCallback):
         percentile: 0 to 100, of the norms in the history.
         z_threshold: spreads above the mean that pass, for "zscore".
         history: norms kept, for "percentile". ZClip's mean reaches back about 33 steps, whatever this is.
-        warmup: optimizer steps before the rule applies; until then only leaps over ten times the usual norm are cut.
+        warmup: optimizer steps before the rule applies; until then only leaps over ten times the usual norm are cut, to
+            the usual norm.
         auto_remedy: clip. Off, it changes nothing, logs what it would have done, and says so once.
         exact_skip: leave a non-finite step out altogether also on an accelerator with an optimizer that is not fused,
             at one wait for the device a step. Off, its gradients are zero there, and momentum still moves the weights.

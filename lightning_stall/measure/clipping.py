@@ -25,9 +25,10 @@ ALPHA = 0.97  # how much of the running mean a step keeps (ZClip's value): it re
 class PercentileOnHost:
     """Limit at a percentile of the last `size` norms, the present one among them (Seetharaman et al., 2020).
 
-    During the first `warmup` norms the limit is `LEAP` times their (lower) median. A norm that is zero or not finite is
-    not kept. While up to `OFTEN` norms are kept the percentile is taken at each; with more it hardly moves from one to
-    the next, and is taken once as many new ones have come as a share of `1 / OFTEN` of them.
+    During the first `warmup` norms the limit is `LEAP` times their (lower) median, and what is above it is cut to the
+    median itself. A norm that is zero or not finite is not kept. While up to `OFTEN` norms are kept the percentile is
+    taken at each; with more it hardly moves from one to the next, and is taken once as many new ones have come as a
+    share of `1 / OFTEN` of them.
 
     Args:
         size: norms kept.
@@ -47,6 +48,12 @@ class PercentileOnHost:
         """Take the norm of this step; returns the limit for it."""
         if not 0.0 < total < math.inf:
             return self.limit
+        limit = self._after(total)
+        # while it warms up, what leaps over the limit is no larger step than the others
+        return limit / LEAP if self.seen < self.warmup and total > limit else limit
+
+    def _after(self, total: float) -> float:
+        """The limit once this norm is known."""
         self.fresh.append(total)
         self.seen += 1
         if len(self.fresh) * OFTEN <= len(self.recent):
@@ -110,6 +117,8 @@ class PercentileOnDevice:
         self.seen += 1
         if self.waiting * OFTEN > min(self.seen - self.waiting - self.start, self.size):
             self._enter()
+        if self.seen < self.warmup:
+            return torch.where(total > self.limit, self.limit / LEAP, self.limit)
         return self.limit
 
     def _enter(self) -> None:
