@@ -276,7 +276,10 @@ def twins(
     for name, value in bare.left.items():
         if name in may_leave:
             continue
-        assert watched.left[name] == value, (name, value, watched.left[name])
+        left = watched.left[name]
+        if name == "files":  # what an earlier run still held may be closed by now
+            left, value = sorted(set(left) - set(value)), []
+        assert left == value, (name, value, left)
     if not may_fail:
         assert not watched.failed, "\n".join(watched.failed)
     if not may_warn:

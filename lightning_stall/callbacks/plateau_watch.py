@@ -406,7 +406,7 @@ class PlateauWatch(StallCallback):
             for f in hub.journal.findings
             if f.code == "learning-rate-too-high" and f.evidence.get("trial", 0.0) > 0 and f.step > self.tried_at
         ]
-        if not tried or not hub.outcome.bad:
+        if not tried or not (hub.outcome.bad or hub.step - tried[-1].step <= SHORT_COOLDOWN):
             return False
         e, self.tried_at = tried[-1].evidence, tried[-1].step
         rate, old = self._rate() * hub.rate.factor, self.scale
@@ -414,7 +414,8 @@ class PlateauWatch(StallCallback):
         self._apply()
         back = ""
         first = self.first if self.first.taken else self.good
-        if e.get("fresh") and self.rollback and first.taken and first.step == 0:
+        lost = e.get("fresh") or hub.outcome.state in ("diverging", "oscillating")
+        if lost and self.rollback and first.taken and first.step == 0:
             # what the high rate did to the weights no low one mends
             first.restore(hub.readings.optimizers)
             hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
