@@ -175,6 +175,7 @@ class GradientHealth(StallCallback):
             self._look_along_sequences()
 
     def detach(self) -> None:
+        self.batch = (None, 0)  # a report may outlive its run by long
         self._control.remove()
 
     def numbers(self) -> Mapping[str, float]:

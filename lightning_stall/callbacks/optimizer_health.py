@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
+from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
@@ -23,6 +24,11 @@ from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
+
+_KEPT = (  # in a checkpoint
+    *("largest_early", "top_rate", "rate", "scheduled", "alive_until", "level_then", "steps_seen", "growth", "lowest"),
+    *("medians", "cosines", "first_norms"),
+)
 
 
 class OptimizerHealth(StallCallback):
@@ -146,7 +152,10 @@ class OptimizerHealth(StallCallback):
     def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._before:
             params = self.hub.readings.named(self.hub.readings.optimizers[0])[1]
-            self._moved = [few(p) - b for p, b in zip(params, self._before, strict=True)]
+            pairs = [(few(p), b) for p, b in zip(params, self._before, strict=False)]
+            self._moved = [p - b for p, b in pairs if p.shape == b.shape]  # a weight may change its shape within a step
+            if len(self._moved) < len(params):
+                self._moved = []
             self._before = []
 
     def observe(self, reading: StepReading) -> None:
@@ -215,23 +224,9 @@ class OptimizerHealth(StallCallback):
         return {"weights": self._fingerprint()}
 
     def state(self) -> dict[str, Any]:
-        kept = (
-            "largest_early",
-            "top_rate",
-            "rate",
-            "scheduled",
-            "alive_until",
-            "level_then",
-            "steps_seen",
-            "growth",
-            "lowest",
-        )
-        state = {name: getattr(self, name) for name in kept}
+        state = {name: getattr(self, name) for name in _KEPT}
         return {
-            **state,
-            "medians": list(self.medians),
-            "cosines": list(self.cosines),
-            "first_norms": dict(self.first_norms),
+            **{name: v.copy() if isinstance(v, list | dict) else v for name, v in state.items()},
             "climb": self.climb.state_dict(),
         }
 
@@ -240,7 +235,7 @@ class OptimizerHealth(StallCallback):
         for name, value in state.items():
             if name == "climb":
                 self.climb.load_state_dict(value)
-            else:
+            elif name in _KEPT:
                 setattr(self, name, value.copy() if isinstance(value, list | dict) else value)
 
     # ------------------------------------------------------------------ certain facts
@@ -441,5 +436,5 @@ class OptimizerHealth(StallCallback):
         matrices = [(n, p) for n, p in zip(names, params, strict=True) if p.ndim >= 2 and p.layout is torch.strided]
         if not matrices:
             return {}
-        norms = torch.stack([p.detach().float().norm().to(matrices[0][1].device) for _, p in matrices]).tolist()
+        norms = gradient_norms([p.detach() for _, p in matrices], copies=self.hub.readings.copies).tolist()
         return {name: norm for (name, _), norm in zip(matrices, norms, strict=True)}

@@ -117,6 +117,7 @@ class PlateauWatch(StallCallback):
         self.value = math.nan
         self.warned = False
         self.good = WeightsSnapshot()
+        self.in_a_row = 0  # reductions for divergence, each right after the last
         self.first = WeightsSnapshot()  # where the run began, for when a trial says that it should begin again
         self.tried_at = 0  # step of the last trial that was heeded
         self.best: dict[str, WeightsSnapshot] = {}  # by validation loss, at its best
@@ -209,6 +210,7 @@ class PlateauWatch(StallCallback):
 
     def state(self) -> dict[str, Any]:
         kept = (
+            "in_a_row",
             "tried_at",
             "scale",
             "seen_at",
@@ -364,7 +366,8 @@ class PlateauWatch(StallCallback):
             return
         reasons: dict[str, Reason] = {"diverging": "loss-diverging", "oscillating": "loss-oscillating"}
         reason = reasons.get(hub.outcome.state)
-        if reason == "loss-oscillating" and thrown(hub.curve.recent):
+        e = hub.outcome.evidence
+        if reason == "loss-oscillating" and thrown(hub.curve.recent, e.get("start", math.nan), e.get("best", math.nan)):
             return  # single batches throw the loss, and no rate is to blame for them
         # where another leaves such steps out, the weights are still what they were
         spared = any("nonfinite-gradients" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
@@ -376,12 +379,15 @@ class PlateauWatch(StallCallback):
         if reason is None:
             return
         rate = self._rate() * hub.rate.factor
-        scale = self.scale * self.factor
-        if rate * self.factor < self.min_lr:
+        swift = reason != "loss-plateau"
+        # what goes on to diverge right after a reduction is far too high: each in a row cuts twice as deep
+        self.in_a_row = self.in_a_row + 1 if swift and 0 <= hub.step - self.rests_until <= SHORT_COOLDOWN else 0
+        factor = self.factor ** (2 ** min(self.in_a_row, 3))
+        scale = self.scale * factor
+        if rate * factor < self.min_lr:
             scale = self.scale * self.min_lr / rate if rate > 0 else self.scale
         if scale >= self.scale * 0.999:
             return
-        swift = reason != "loss-plateau"
         self.rests_until = hub.step + (self.cooldown or (SHORT_COOLDOWN if swift else 50))
         self.changed_at = hub.step
         self.was_flat = not swift
@@ -490,13 +496,13 @@ class PlateauWatch(StallCallback):
         self.hub.rate.factors[self.state_key] = self.scale
 
 
-def thrown(losses: Sequence[float]) -> bool:
-    """Whether a few far values, rather than most, make these losses swing."""
+def thrown(losses: Sequence[float], start: float, best: float) -> bool:
+    """Whether a few far values, rather than most, make these losses swing, while the others stay near the best level."""
     if len(losses) < 20:
         return False
     middle = median(losses)
     robust = 1.4826 * median([abs(v - middle) for v in losses])
-    return stdev(losses) > THROWN * robust
+    return stdev(losses) > THROWN * robust and not middle - best > 0.25 * abs(start - best)
 
 
 def _n(evidence: Mapping[str, float], name: str) -> str:

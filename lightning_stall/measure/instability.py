@@ -12,6 +12,7 @@ from torch.nn import Module
 from torch.utils._pytree import tree_leaves
 
 from lightning_stall.measure.graph import in_front, nodes, saved
+from lightning_stall.measure.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class ModuleWatch:
     def __init__(self, module: Module) -> None:
         self.name = ""
         self._hooks = [
-            part.register_forward_hook(self._look(name, part), with_kwargs=True)
+            part.register_forward_hook(quiet(self._look(name, part)), with_kwargs=True)
             for name, part in module.named_modules()
             if name
         ]

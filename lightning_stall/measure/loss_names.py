@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_stall.measure.loss_graph import Edge
+from lightning_stall.measure.quiet import quiet
 
 MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "Softmax": (nn.Softmax, nn.Softmax2d, nn.Softmin),
@@ -66,7 +67,7 @@ class Names:
         kinds = tuple(kind for group in MODULES.values() for kind in group)
         for path, module in self.module.named_modules():
             if isinstance(module, kinds):
-                self._handles.append(module.register_forward_hook(self._note(path)))
+                self._handles.append(module.register_forward_hook(quiet(self._note(path))))
 
     def _note(self, path: str) -> Callable[[Any, Any, Any], None]:
         def note(module: Any, args: Any, out: Any) -> None:

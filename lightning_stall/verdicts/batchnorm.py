@@ -170,7 +170,7 @@ def _list(names: Sequence[str]) -> str:
 def few_values(layers: Sequence[Layer], setting: Setting, apart: BothWays) -> Verdict | None:
     """Layers whose batches are too small, every time."""
     s = setting
-    few = [x for x in layers if poor(x, s)]
+    few = [x for x in layers if poor(x, s) and median(x.values) > 0]  # a batch of no rows is none
     if not few:
         return None
     few.sort(key=lambda x: median(x.values))

@@ -47,7 +47,7 @@ class Watched:
 
     def __post_init__(self) -> None:
         if self.device is not None:
-            self._ring = torch.zeros(WINDOW, 2, device=self.device)
+            self._ring = torch.zeros(WINDOW, 2, device=self.device, dtype=torch.float32)
 
     def add(self, total: Any, limit: Any) -> None:
         """The norm of a step and the limit for it: floats, or device scalars."""
