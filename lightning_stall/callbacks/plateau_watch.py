@@ -381,7 +381,8 @@ class PlateauWatch(StallCallback):
         rate = self._rate() * hub.rate.factor
         swift = reason != "loss-plateau"
         # what goes on to diverge right after a reduction is far too high: each in a row cuts twice as deep
-        self.in_a_row = self.in_a_row + 1 if swift and 0 <= hub.step - self.rests_until <= SHORT_COOLDOWN else 0
+        again = self.rests_until > 0 and hub.step - self.rests_until <= SHORT_COOLDOWN
+        self.in_a_row = self.in_a_row + 1 if swift and again else 0
         factor = self.factor ** (2 ** min(self.in_a_row, 3))
         scale = self.scale * factor
         if rate * factor < self.min_lr:
