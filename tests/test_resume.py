@@ -175,6 +175,8 @@ def test_checkpoints_of_versions_that_were(name: str, tmp_path: Path) -> None:
 def test_a_checkpoint_made_without_us(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit("healthy", tmp_path, [Saves(tmp_path / "a.ckpt", 30)], max_steps=40)
     family = stall_callbacks()
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        caplog.set_level("INFO", logger=name)  # which other tests may have quietened
     with caplog.at_level("INFO"):
         fit("healthy", tmp_path, family, tmp_path / "a.ckpt", max_steps=60)
     assert not [c.failed for c in family if c.failed]
