@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from lightning_stall import OptimizerHealth, StallReport
+from lightning_stall.measure.initial import starts
 from lightning_stall.measure.weights import untrained
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
@@ -281,3 +282,12 @@ def test_gradients_cleared_to_zero_before_the_step() -> None:
     report = watch(ToZero("early"), blobs(), OptimizerHealth())
     assert top(report) == "gradients-not-cleared"
     assert report.findings[0].step <= 4
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_shard_that_has_lost_its_shape_tells_nothing(size: int) -> None:
+    """As FSDP leaves a layer's weight on each rank: flat, and perhaps empty."""
+    layer = nn.Linear(16, 16)
+    layer.weight = nn.Parameter(torch.zeros(size))
+    assert not untrained(layer)
+    assert starts(nn.Sequential(layer)) == []

@@ -38,7 +38,8 @@ def starts(module: nn.Module) -> list[Start]:
             recurrent = isinstance(layer, nn.RNNBase)
             weight = cast(Tensor, layer.weight_hh_l0 if recurrent else layer.weight)
             unborn = isinstance(weight, UninitializedParameter) or weight.is_meta  # a lazy layer before its first batch
-            if unborn or not weight.requires_grad or weight.numel() < 16 or hasattr(weight, "placements"):
+            in_parts = weight.ndim < 2 or hasattr(weight, "placements")  # this rank's own, of FSDP
+            if unborn or in_parts or not weight.requires_grad or weight.numel() < 16:
                 continue
             w = weight.detach().float()
             packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min()]).cpu())

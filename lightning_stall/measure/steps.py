@@ -19,11 +19,11 @@ def few(p: Tensor, count: int = 256) -> Tensor:
 def leftover(optimizer: Optimizer) -> Tensor:
     """Whether any of an optimizer's gradients is there and not zero, from its first few parameters, on their device."""
     grads = [p.grad for g in optimizer.param_groups for p in g["params"][:4] if p.grad is not None][:4]
-    dense = [g for g in grads if g.layout is torch.strided and not hasattr(g, "placements")]
+    dense = [g for g in grads if _plain(g) and g.numel()]
     if not dense:
         device = optimizer.param_groups[0]["params"][0].device if optimizer.param_groups[0]["params"] else "cpu"
         return torch.zeros((), dtype=torch.bool, device=device)
-    return torch.stack([g.detach().abs().max() > 0 for g in dense if g.numel()]).any()
+    return torch.stack([g.detach().abs().max() > 0 for g in dense]).any()
 
 
 def overshoot(params: Sequence[Tensor], moved: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,8 @@ def untrained(module: nn.Module) -> bool:
     layers of other kinds. Waits for the device: call it at checks.
     """
     if isinstance(module, _LINEAR) and not isinstance(module.weight, UninitializedParameter):
+        if module.weight.ndim < 2 or not module.weight.numel():
+            return False  # a rank's own part of it, which has lost its shape
         fan_in = module.weight[0].numel()
         return _uniform(module.weight, 1 / math.sqrt(fan_in))
     if isinstance(module, nn.RNNBase):
