@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-from lightning.pytorch import Trainer, seed_everything
-from lightning_stall import GradientHealth, PlateauWatch, StallReport, StallCallback
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning_stall import GradientHealth, OptimizerHealth, PlateauWatch, StallReport, StallCallback
 from lightning_stall.testing import Classifier, blobs, mlp
 
 class Breaks(StallCallback):
@@ -29,6 +29,13 @@ class Breaks(StallCallback):
     def step_end(self, outputs, batch, batch_idx):
         if self.hub.rank == 1 and self.hub.step == 10:
             raise RuntimeError("on one rank")
+
+class Drifts(Callback):
+    "One rank changes a weight behind everybody's back."
+    def on_train_batch_end(self, trainer, module, *rest):
+        if trainer.global_rank == 1 and trainer.global_step == 30:
+            with torch.no_grad():
+                next(module.parameters()).add_(0.01)
 
 def corrupt(x, batch_idx):
     return CORRUPT
@@ -48,7 +55,7 @@ out = {
     "findings": [[f.code, f.step, f.severity, f.remedy, list(f.where)] for f in report.findings],
     "scale": plateau.scale, "outcome": report.outcome, "causes": [c.code for c in report.causes],
     "weights": weights.double().sum().item(), "finite": bool(weights.isfinite().all()),
-    "failed": [type(c).__name__ for c in callbacks if c.failed], "loss": report.hub.curve.means,
+    "failed": [type(c).__name__ for c in callbacks if getattr(c, "failed", None)], "loss": report.hub.curve.means,
 }
 with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
     json.dump(out, f)
@@ -123,3 +130,19 @@ def test_a_failure_on_one_rank_switches_the_callback_off_on_both(tmp_path: Path)
     same(first, second)
     assert first["failed"] == ["Breaks"]
     assert first["causes"] == []
+
+
+@pytest.mark.slow
+def test_replicas_that_hold_different_weights_are_told(tmp_path: Path) -> None:
+    for result in two_ranks(tmp_path, "x", extra="[OptimizerHealth(), Drifts()]"):
+        first = next(f for f in result["findings"] if f[0] == "replicas-diverged")
+        assert first[1] <= 60
+        assert first[2] == "critical"
+        assert result["causes"][0] == "replicas-diverged"
+        assert result["failed"] == []
+
+
+@pytest.mark.slow
+def test_replicas_that_hold_the_same_weights_are_not(tmp_path: Path) -> None:
+    for result in two_ranks(tmp_path, "x", extra="[OptimizerHealth()]"):
+        assert "replicas-diverged" not in [f[0] for f in result["findings"]]
