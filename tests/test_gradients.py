@@ -425,7 +425,9 @@ result = {
     "norms": probe.norms, "after": after, "limits": [list(p) for w in clip._watched.values() for p in w.pairs()],
     "failed": [str(c.failed) for c in (probe, clip) if c.failed],
 }
-json.dump(result, open(os.path.join(sys.argv[1], f"{rank}.json"), "w"))
+with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as file:
+    json.dump(result, file)
+torch.distributed.destroy_process_group()  # or its threads may end the process by an abort
 """
 
 
