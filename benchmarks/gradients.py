@@ -364,9 +364,9 @@ def steps(
     return out
 
 
-def waits(make: Callable[[], LightningModule], batch: Any, **settings: Any) -> dict[str, Any]:
-    """Whether 30 steps between checks pass with every wait for the device made an error."""
-    guard, ours = NoWaits(34), [GradientHealth(), AutoClip()]
+def waits(make: Callable[[], LightningModule], batch: Any, ours: Sequence[Any], **settings: Any) -> dict[str, Any]:
+    """Whether 30 steps between checks pass under these callbacks with every wait for the device made an error."""
+    guard = NoWaits(34)
     try:
         fit(make(), batch, 64, [guard, *ours], **settings)
         failed = [f"{type(c).__name__}: {str(c.failed).strip().splitlines()[-1]}" for c in ours if c.failed]
@@ -408,7 +408,7 @@ def main() -> None:
         large = torch.randint(0, 50257, (16, 1025), device=device)
         gpu: dict[str, Any] = {"reading": {}, "step": {}}
         out["gpu"] = gpu
-        gpu["waits"] = waits(Gpt, small, **settings)
+        gpu["waits"] = waits(Gpt, small, [GradientHealth(), AutoClip()], **settings)
         gpu["reading"]["124M"] = reading("GPT-2 124M, float32", gpt_shapes(12, 768), device)
         gpu["reading"]["1.5B"] = reading("GPT-2 1.5B, float32", gpt_shapes(48, 1600), device)
         torch.cuda.empty_cache()

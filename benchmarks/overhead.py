@@ -33,7 +33,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.gradients import Clock, Gpt, Mlp, NoWaits, fit, now
+from benchmarks.gradients import Clock, Gpt, Mlp, fit, now, waits
 from lightning_stall import StallCallback, StallReport, stall_callbacks
 from lightning_stall.hub import Hub
 
@@ -336,20 +336,6 @@ def as_rank(gpu: bool, rounds: int) -> None:
 # ---------------------------------------------------------------------- an accelerator
 
 
-def waits(make: Callable[[], LightningModule], batch: Any, **settings: Any) -> dict[str, Any]:
-    """Whether thirty steps between checks pass with every wait for the device made an error."""
-    guard, ours = NoWaits(FIRST), family()
-    try:
-        fit(make(), batch, 64, [guard, *ours], **settings)
-        failed = [f"{type(c).__name__}: {str(c.failed).strip().splitlines()[-1]}" for c in ours if c.failed]
-    except Exception as error:
-        failed = [f"{type(error).__name__}: {error}"]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    print(f"\nWaits for the device in {guard.guarded} steps between checks: {failed or 'none'}")
-    return {"guarded_steps": guard.guarded, "failed": failed}
-
-
 def on_gpu(rounds: int) -> dict[str, Any]:
     device = torch.device("cuda", 0)
     torch.set_float32_matmul_precision("high")
@@ -358,7 +344,7 @@ def on_gpu(rounds: int) -> dict[str, Any]:
     small = torch.randint(0, 50257, (2, 257), device=device)
     large = torch.randint(0, 50257, (16, 1025), device=device)
     images = torch.randn(128, 3, 224, 224, device=device), torch.randint(0, 1000, (128,), device=device)
-    out: dict[str, Any] = {"device": torch.cuda.get_device_name(0), "waits": waits(Gpt, small, **bf16)}
+    out: dict[str, Any] = {"device": torch.cuda.get_device_name(0), "waits": waits(Gpt, small, family(), **bf16)}
     title = "(c) GPT-2 124M, batch {}"
     out["c large"] = paired(title.format("16 x 1024"), Gpt, large, 40, rounds, variants, aim=AIMS["c large"], **bf16)
     out["c small"] = paired(

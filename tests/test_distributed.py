@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twin_runs import ranks
 
 PROGRAM = """
 import json, os, sys, warnings, logging
@@ -65,36 +62,8 @@ with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
 def two_ranks(folder: Path, corrupt: str, rate: float = 0.1, extra: str = "[]") -> list[dict[str, Any]]:
     """Runs the program on both ranks and returns what each wrote."""
     program = PROGRAM.replace("CORRUPT", corrupt).replace("RATE", str(rate)).replace("EXTRA", extra)
-    script = folder / "train.py"
-    script.write_text(textwrap.dedent(program))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
-            env={**environment, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        logs = [p.communicate(timeout=150)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(log[-3000:] for log in logs)
+    ended = ranks(textwrap.dedent(program), folder, timeout=150)
+    assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from twin_runs import ranks
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.callbacks.gradient_health import GradientHealth
@@ -431,36 +428,10 @@ torch.distributed.destroy_process_group()  # or its threads may end the process 
 """
 
 
-def ranks(folder: Path, kind: str, world: int) -> list[dict[str, Any]]:
-    script = folder / "train.py"
-    script.write_text(PROGRAM)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(world),
-        "NODE_RANK": "0",
-    }
-    env |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder), kind],
-            env={**env, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        logs = [p.communicate(timeout=120)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    assert [p.returncode for p in processes] == [0] * world, "\n".join(log[-3000:] for log in logs)
+def read(folder: Path, kind: str, world: int) -> list[dict[str, Any]]:
+    """What each rank of `PROGRAM` wrote."""
+    ended = ranks(PROGRAM, folder, kind, world=world, timeout=120)
+    assert [code for code, _ in ended] == [0] * world, "\n".join(log[-3000:] for _, log in ended)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
 
 
@@ -503,7 +474,7 @@ ON_GPUS = [
     ],
 )
 def test_ranks_read_the_norms_of_the_whole(tmp_path: Path, kind: str, world: int) -> None:
-    results, expected = ranks(tmp_path, kind, world), whole_run()
+    results, expected = read(tmp_path, kind, world), whole_run()
     for result in results:
         assert result["failed"] == []
         assert len(result["norms"]) == 8

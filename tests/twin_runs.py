@@ -304,8 +304,8 @@ def _warm_up() -> LightningModule:
     return Tiny(torch.nn.Linear(2, 1))
 
 
-def ranks(script: str, folder: Path, *arguments: str, timeout: float = 100) -> list[tuple[int, str]]:
-    """Run a program as two ranks of one job; the exit code and output of each. `arguments` follow the folder."""
+def ranks(script: str, folder: Path, *arguments: str, world: int = 2, timeout: float = 100) -> list[tuple[int, str]]:
+    """Run a program as the ranks of one job; the exit code and output of each. `arguments` follow the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(script)
     with socket.socket() as s:
@@ -315,7 +315,7 @@ def ranks(script: str, folder: Path, *arguments: str, timeout: float = 100) -> l
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(world),
         "NODE_RANK": "0",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OMP_NUM_THREADS": "1",
@@ -328,7 +328,7 @@ def ranks(script: str, folder: Path, *arguments: str, timeout: float = 100) -> l
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(world)
     ]
     try:
         printed = [p.communicate(timeout=timeout)[0] for p in processes]

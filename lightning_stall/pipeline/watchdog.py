@@ -69,9 +69,10 @@ class Watchdog(threading.Thread):
     """Watches the heartbeat of a `StepClock`, which costs the training nothing.
 
     What is late is learnt from the run: ten times its longest batch, and never less than `floor`; where neither the
-    training nor the worker it waits for uses a core, `asleep` is enough to tell it. The first batch has half an hour; validation, checkpoints and the pause between epochs have all the time they take, and what lies
-    between two batches (other callbacks, loggers) has twice as much. Where Python code cannot run because a step
-    holds the interpreter's lock, `faulthandler` prints all stacks to standard error; there is one such timer a process.
+    training nor the worker it waits for uses a core, `asleep` is enough to tell it. The first batch has half an hour;
+    validation, checkpoints and the pause between epochs have all the time they take, and what lies between two batches
+    (other callbacks, loggers) has twice as much. Where Python code cannot run because a step holds the interpreter's
+    lock, `faulthandler` prints all stacks to standard error; there is one such timer a process.
 
     Args:
         clock: of the running fit.
@@ -259,8 +260,7 @@ def worker_lines(iterator: Any) -> tuple[list[str], int | None]:
     Takes a fifth of a second: a worker that computes is told from one that stands by the time it spends.
     """
     workers = iterator._workers
-    task = getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", None))
-    waited_for = task[0] if task else None
+    waited_for = _waited_for(iterator)
     before = [cpu_time(w.pid) for w in workers]
     time.sleep(0.2)
     lines = []
@@ -280,8 +280,14 @@ def worker_lines(iterator: Any) -> tuple[list[str], int | None]:
 
 def awaited(iterator: Any) -> int | None:
     """The process of the worker whose batch is next."""
+    worker = _waited_for(iterator)
+    return int(iterator._workers[worker].pid) if worker is not None else None
+
+
+def _waited_for(iterator: Any) -> int | None:
+    """Which worker makes the batch that is next."""
     task = getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", None))
-    return int(iterator._workers[task[0]].pid) if task else None
+    return int(task[0]) if task else None
 
 
 def _queued(iterator: Any, worker: int) -> str:
