@@ -38,6 +38,18 @@ VERBS = (
     "detach",
 )
 
+# What Lightning calls at every batch. It asks each callback for each of these, and passes over what is not callable.
+_BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+
 
 class StallCallback(LightningCallback):
     """Watches a part of training, tells findings, and applies a remedy where it is told to.
@@ -230,6 +242,25 @@ class StallCallback(LightningCallback):
 
     # ------------------------------------------------------------------ Lightning's hooks
 
+    def rest(self, driver: bool) -> None:
+        """Take this callback out of Lightning's calls at every batch, but for what its class makes of them itself.
+
+        A call of an empty hook costs a microsecond and a half, and a family makes dozens of them a step. The first of
+        our callbacks, the `driver`, keeps those that pass the step on.
+        """
+        for hook in _BATCH_HOOKS:
+            own = getattr(type(self), hook)
+            passes_on = own is getattr(StallCallback, hook)
+            empty = passes_on and hook not in vars(StallCallback)
+            if empty or (passes_on and not driver):
+                vars(self).setdefault(hook, None)
+
+    def wake(self) -> None:
+        """Back into Lightning's calls."""
+        for hook in _BATCH_HOOKS:
+            if vars(self).get(hook, self) is None:
+                del vars(self)[hook]
+
     def _drive(self, moment: str, *args: Any) -> None:
         """Pass a moment of the run on to the hub, where this is the one that does; nothing of ours escapes."""
         hub = self._hub
@@ -241,6 +272,7 @@ class StallCallback(LightningCallback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.failed = None
+        self.wake()
         before, self._hub = self._hub, None
         if self.stands_aside and any(type(c) is type(self) and not c.stands_aside for c in trainer.callbacks):
             return
@@ -339,7 +371,8 @@ class StallCallback(LightningCallback):
         self._restored = state_dict
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hub": None}
+        resting = {hook for hook in _BATCH_HOOKS if vars(self).get(hook, self) is None}
+        return {**{k: v for k, v in vars(self).items() if k not in resting}, "_hub": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(auto_remedy={self.auto_remedy}, every_n_steps={self.every_n_steps})"

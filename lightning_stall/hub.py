@@ -121,6 +121,7 @@ class Hub:
                 hub.close()
             hub = _HUBS[trainer] = cls(trainer, module)
             hub.rate.install(trainer.optimizers)
+        member.rest(driver=not hub.members)
         hub.members.append(member)
         hub._calls.clear()
         return hub
@@ -268,6 +269,7 @@ class Hub:
             self.active = False
             for member in self.members:  # not by `_each`: this must work whatever is broken
                 self.guard(member, "detach")
+                member.wake()
             self.rate.remove()
             trainer = self.trainer
             if trainer is not None and _HUBS.get(trainer) is self:
