@@ -10,6 +10,8 @@ from lightning_stall.finding import SEVERITIES, Finding, Severity
 
 Sink = Callable[[Finding], None]
 
+MADE_HERE = "made_on_this_rank"  # evidence of what every rank sees: 1 on the rank that it comes from, 0 on the others
+
 
 @dataclass
 class Journal:
@@ -92,12 +94,17 @@ class Journal:
 def merge(by_rank: Sequence[Sequence[tuple[Finding, bool]]]) -> list[tuple[Finding, bool]]:
     """One list for all ranks from what each saw alone: one finding a code, its places marked with their ranks.
 
+    What all ranks see once it is summed, as a gradient, is marked with those whose evidence says that they made it.
+
     Args:
         by_rank: for each rank, (finding, whether it is statistical) in the order seen.
     """
     merged: dict[str, tuple[Finding, bool, list[int]]] = {}
+    made = {f.code for findings in by_rank for f, _ in findings if f.evidence.get(MADE_HERE) == 1.0}
     for rank, findings in enumerate(by_rank):
         for finding, statistical in findings:
+            if finding.code in made and finding.evidence.get(MADE_HERE) == 0.0:
+                continue
             if finding.code not in merged:
                 merged[finding.code] = (finding, statistical, [rank])
                 continue

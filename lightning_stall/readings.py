@@ -20,7 +20,7 @@ from torch.nn import Module, Parameter, SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lightning_stall.measure.gradients import gradient_norms, is_dtensor, shard_copies, stored, total_norm
+from lightning_stall.measure.gradients import gradient_norms, is_dtensor, norms_on_host, shard_copies, stored, total_norm
 from lightning_stall.measure.graph import forward_order
 from lightning_stall.measure.updates import WeightSample
 
@@ -40,8 +40,13 @@ class GradientReading:
     """The complete, reduced and unscaled gradients of one optimizer at one step, as norms on the device."""
 
     params: Sequence[Parameter]
-    norms: Tensor  # (P,), float32
-    values: list[float] | None = None  # the norms, where reading them takes no wait
+    values: list[float] | None  # the norms, where they are on the host
+    on_device: Tensor | None = None  # the norms, shape (P,), where they are not
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """2-norm of each parameter's gradient, shape (P,), float32."""
+        return torch.tensor(self.values) if self.on_device is None else self.on_device
 
     @cached_property
     def total(self) -> Tensor:
@@ -206,12 +211,15 @@ class Readings:
         """Norms of this optimizer's gradients; measured by the first who asks after a backward pass."""
         key = id(optimizer)
         if key not in self._cache:
-            table = self.table(optimizer)
-            norms = gradient_norms([p.grad for p in table.params], copies=self.copies)
-            if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
-            values = norms.tolist() if norms.device.type == "cpu" else None
-            self._cache[key] = GradientReading(table.params, norms, values)
+            params = self.table(optimizer).params
+            grads = [p.grad for p in params]
+            values = norms_on_host(grads) if self.scaler is None and self.copies is None else None
+            norms = gradient_norms(grads, copies=self.copies) if values is None else None
+            if norms is not None:
+                if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                    norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
+                values = norms.tolist() if norms.device.type == "cpu" else None
+            self._cache[key] = GradientReading(params, values, norms)
             self.measured += 1
         return self._cache[key]
 

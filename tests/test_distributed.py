@@ -34,6 +34,14 @@ class Drifts(Callback):
             with torch.no_grad():
                 next(module.parameters()).add_(0.01)
 
+class Poisons(Callback):
+    "A slope that is no number, on one rank and in one batch; the loss is as ever, and no operation shows it."
+    def on_train_start(self, trainer, module):
+        def spoil(layer, args, out):
+            if trainer.global_rank == 1 and trainer.global_step == 3 and out.requires_grad:
+                out.register_hook(lambda slope: slope * float("nan"))
+        next(m for m in module.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(spoil)
+
 def corrupt(x, batch_idx):
     return CORRUPT
 
@@ -83,6 +91,15 @@ def test_one_ill_rank_ends_with_one_finding(tmp_path: Path) -> None:
     assert len(codes) == len(set(codes)) or all(f[3] for f in told), "told once, but for what was mended again"
     assert "nonfinite-loss" in codes
     assert any("rank 1" in place for place in told[codes.index("nonfinite-loss")][4])
+
+
+@pytest.mark.slow
+def test_the_rank_whose_batch_spoilt_the_gradient_of_all_is_named(tmp_path: Path) -> None:
+    first, second = two_ranks(tmp_path, "x", extra="[Poisons()]")
+    same(first, second)
+    assert first["finite"], "the step was left out on both ranks"
+    (places,) = [f[4] for f in first["findings"] if f[0] == "nonfinite-gradients" and f[2] == "critical"]
+    assert places[0].startswith("rank 1: "), places
 
 
 @pytest.mark.slow

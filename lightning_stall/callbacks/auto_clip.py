@@ -223,7 +223,7 @@ class AutoClip(StallCallback):
     # ------------------------------------------------------------------ clipping
 
     def _watch(self, optimizer: Optimizer, reading: GradientReading) -> Watched:
-        home = reading.norms.device
+        home = torch.device("cpu") if reading.on_device is None else reading.on_device.device
         host = self._on_host(home)
         rule: PercentileOnHost | PercentileOnDevice | ZScoreOnHost | ZScoreOnDevice
         if self.method == "zscore":

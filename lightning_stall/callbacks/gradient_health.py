@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
-from lightning_stall.measure.gradients import gradient_norms, total_norm
+from lightning_stall.journal import MADE_HERE
+from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, total_norm
 from lightning_stall.measure.instability import ModuleWatch, find
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
@@ -82,6 +84,7 @@ class GradientHealth(StallCallback):
         self.found_operation = False
         self.runs_again = False  # a module is to be searched for before the next step
         self.searched = False  # for the operation that made the first value that is no number
+        self.made_here: bool | None = None  # of several ranks, whether this one's batch made the gradient that is bad
         self.batch: tuple[Any, int] = (None, 0)
         self._control = StepControl()
         self._buffers: BufferSnapshot | None = None
@@ -121,6 +124,8 @@ class GradientHealth(StallCallback):
             again = run_again(self.hub.trainer, self.hub.module, self.batch)
             if again is not None and bool(again.isfinite().all()):
                 self._search(again, in_gradient=True)
+                if self.hub.distributed:
+                    self.made_here = not gradient_is_finite(again, reading.params)
         if self.hub.step == 1 and not self.weights:  # a check, where it may wait
             copies = self.hub.readings.copies
             self.weights = float(total_norm(gradient_norms([p.detach() for p in reading.params], copies=copies)))
@@ -256,6 +261,9 @@ class GradientHealth(StallCallback):
         batch = _micro_batch(reading, micro, max(len(reading.losses), 1))
         loss = math.nan if reading.loss is None else reading.loss
         found = judge.bad_gradients(loss, bad, len(reading.norms), micro, batch, reading.epoch)
+        if self.made_here is not None:
+            found = replace(found, evidence={**found.evidence, MADE_HERE: float(self.made_here)})
+            self.made_here = None
         self._say(found, reading.step, remedy)
 
     def _search(self, loss: Tensor, in_gradient: bool) -> None:

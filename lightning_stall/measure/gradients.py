@@ -15,8 +15,8 @@ from torch.nn import Module
 
 # bfloat16 and half gradients are summed in float32: in their own type a norm has 3 digits, or overflows
 _SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
-# The CPU adds up in one float32 sum, which is off by 1e-7 for a thousand numbers and by 4e-4 for ten million
-LONG = 16384  # elements that it may add up so; beyond, row by row
+# The CPU adds up in one float32 sum, which is off by 1e-7 for a thousand numbers and by 3e-4 for ten million
+LONG = 65536  # elements that it may add up so, off by 5e-7; beyond, row by row
 ROW = 1024  # elements
 
 
@@ -50,9 +50,29 @@ def gradient_norms(
     return norms
 
 
+def norms_on_host(grads: Sequence[Tensor | None]) -> list[float] | None:
+    """The numbers of `gradient_norms`, where all gradients are ordinary CPU tensors of one type; None for any others."""
+    present = [g for g in grads if g is not None]
+    if not present or present[0].device.type != "cpu":
+        return None
+    found = _each_norm(present)
+    if found is None:
+        return None
+    if len(present) == len(grads):
+        return [n.item() for n in found]
+    norms = iter(found)
+    return [0.0 if g is None else next(norms).item() for g in grads]
+
+
 def total_norm(norms: Tensor) -> Tensor:
     """2-norm over all parameters, from the norms of each: shape (P,) to shape (), float32."""
     return torch.linalg.vector_norm(norms)
+
+
+def gradient_is_finite(loss: Tensor, params: Sequence[Tensor]) -> bool:
+    """Whether the slopes of this loss are numbers, on this rank alone. Waits for the device; keeps the graph."""
+    grads = torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    return bool(gradient_norms(grads).isfinite().all())
 
 
 def stored(grad: Tensor) -> Tensor:
@@ -89,13 +109,20 @@ def shard_copies(model: Module) -> float | None:
 
 def _norms_of_plain(grads: list[Tensor]) -> Tensor | None:
     """Norms of ordinary tensors of one type on one device, as one vector; None for any others."""
-    if not grads:
+    norms = _each_norm(grads) if grads else None
+    try:
+        return None if norms is None else torch.stack(norms)
+    except RuntimeError:  # one on another device among them
         return None
+
+
+def _each_norm(grads: list[Tensor]) -> list[Tensor] | None:
+    """Norms of ordinary tensors of one type, in float32; None for any others."""
     dtype = grads[0].dtype
     if dtype not in _SUMMED_IN_FLOAT32 or not all(type(g) is Tensor and g.dtype is dtype for g in grads):
         return None
     try:
-        return torch.stack(list(_norms(grads)))
+        return list(_norms(grads))
     except RuntimeError:  # a sparse one, or one on another device, among them
         return None
 
