@@ -313,7 +313,7 @@ class GradientHealth(StallCallback):
         return verdict is not None
 
     def _look_for_vanishing(self, reading: StepReading) -> None:
-        if self._say(judge.near_zero(reading.total_norm, self._elements(), self.layers)):
+        if self._say(judge.near_zero(reading.total_norm, self._elements(), self.layers, self.first)):
             self.told_vanished = True
             return
         ends = judge.ends(self.layers)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 5
+MOST_FEATURES = 4096  # columns, squares and codes that are asked one by one
+SEVERE = 0.7  # the largest of many scores strays further than their mean does
 SHUFFLES = 64
 LEAST = 96  # samples below which no answer is given
 MOST_CLASSES = 64
@@ -22,15 +24,16 @@ class Signal:
 
     neighbours: float  # do near samples have like targets
     linear: float  # does a ridge regression, each sample left out, point the right way
+    alone: float  # does any one column, its square or one of its codes, go with them
     samples: int
 
     @property
     def best(self) -> float:
-        return max(self.neighbours, self.linear)
+        return max(self.neighbours, self.linear, self.alone)
 
 
 def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
-    """Look for any bond of inputs and targets, near by (nearest neighbours) and at large (ridge regression).
+    """Look for any bond of inputs and targets, near by (nearest neighbours), at large (ridge regression), in one column.
 
     Args:
         x: (n, D) rows.
@@ -39,6 +42,7 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     Returns:
         None where there are too few different samples, or the targets do not vary.
     """
+    raw = x
     x, kept = _different(x.double())
     encoded = _encode(y[kept].double(), categorical)
     if encoded is None or len(x) < LEAST or not x.shape[1]:
@@ -62,9 +66,29 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     scores = torch.stack(
         [((w @ targets) * targets).sum(0).reshape(len(shuffled), -1).sum(1) / power for w in (near, left_out)], 1
     )
+    # one column among hundreds, as a word to be remembered, drowns in both; it is asked by itself
+    bonds = (_features(raw[kept]).T @ targets.float()).square().reshape(-1, len(shuffled), y.shape[1]).sum(2)
+    scores = torch.cat([scores, bonds.amax(0)[:, None].double()], 1)
     chance = scores[1:]
-    deviations = (scores[0] - chance.mean(0)) / chance.std(0).clamp_min(1e-12)
-    return Signal(float(deviations[0]), float(deviations[1]), len(x))
+    deviations = ((scores[0] - chance.mean(0)) / chance.std(0).clamp_min(1e-12)).tolist()
+    return Signal(deviations[0], deviations[1], SEVERE * deviations[2], len(x))
+
+
+def _features(x: Tensor) -> Tensor:
+    """Each column, its square, and where it holds few codes which one it is: standardised, (n, F) float32, F limited."""
+    x = x.float()
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-30)
+    found = [x, x.square()]
+    room = MOST_FEATURES - 2 * x.shape[1]
+    for column in x.T:
+        levels, codes, counts = torch.unique(column, return_inverse=True, return_counts=True)
+        if not 3 <= len(levels) <= FEW_CODES or len(levels) > room:
+            continue
+        room -= len(levels)
+        found.append(torch.nn.functional.one_hot(codes, len(levels)).float()[:, counts >= NEIGHBOURS])
+    features = torch.cat(found, 1)[:, : max(MOST_FEATURES, x.shape[1])]
+    features = features - features.mean(0)
+    return features / features.norm(dim=0).clamp_min(1e-20)
 
 
 def neighbours_explain(x: Tensor, y: Tensor, categorical: bool) -> float:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_stall.measure.probe import neighbours_explain
+from lightning_stall.measure.probe import neighbours_explain, signal
 
 KEEP = 16  # micro-batches
 ROOM = 64 * 2**20  # bytes that all of them together may take
 MOST_ROWS = 1024  # samples that neighbours are looked for among
+MOST_COLUMNS = 4096
 OFF_SCALE = 10.0  # a typical input this many times away from 1 is worth standardising
 
 
@@ -127,21 +128,40 @@ def shuffled(batch: Any, target: int, seed: int) -> Any:
     return replaced(batch, {target: values.detach()[order.to(values.device)]})
 
 
-def known_by_neighbours(batches: Sequence[Any], target: int | None, classes: bool) -> float:
-    """What nearest neighbours explain of the targets (see `neighbours_explain`); NaN where there is no one float input."""
-    if target is None:
-        return math.nan
+@dataclass(frozen=True)
+class Known:
+    """What these samples tell of their targets without the model; NaN where that is not known."""
+
+    neighbours: float = math.nan  # share of the targets' variance that nearest neighbours explain, of one float input
+    bond: float = math.nan  # standard deviations above shuffled targets, of whatever the batch holds (see `signal`)
+
+
+def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> Known:
+    """Ask the samples themselves what they tell of their targets (see `neighbours_explain` and `signal`)."""
     first = tensors(batches[0])
-    rows = len(first[target]) if first[target].ndim else 0
-    floats = [i for i, t in enumerate(first) if t.is_floating_point() and t.ndim >= 2 and i != target]
-    if len(floats) != 1 or len(first[floats[0]]) != rows:
-        return math.nan
+    if target is None or not first[target].ndim:
+        return Known()
+    rows = len(first[target])
+    inputs = [i for i, t in enumerate(first) if i != target and t.ndim and len(t) == rows and not t.is_complex()]
     found = [tensors(b) for b in batches]
-    x = torch.cat([t[floats[0]].detach().float().flatten(1).cpu() for t in found])[:MOST_ROWS]
-    y = torch.cat([t[target].detach().float().reshape(len(t[target]), -1).cpu() for t in found])[:MOST_ROWS]
-    if len(x) != len(y) or (classes and y.shape[1] != 1) or not bool(x.isfinite().all() and y.isfinite().all()):
-        return math.nan
-    return neighbours_explain(x, y, classes)
+    y = _rows([t[target] for t in found])
+    if not inputs or y is None or (classes and y.shape[1] != 1):
+        return Known()
+    x = {i: _rows([t[i] for t in found]) for i in inputs}
+    known = [v for v in x.values() if v is not None and len(v) == len(y) and v.shape[1] <= MOST_COLUMNS]
+    bond = signal(torch.cat(known, 1), y, classes) if known else None
+    floats = [i for i in inputs if first[i].is_floating_point() and first[i].ndim >= 2]
+    alone = x[floats[0]] if len(floats) == 1 else None
+    near = math.nan if alone is None or len(alone) != len(y) else neighbours_explain(alone, y, classes)
+    return Known(near, math.nan if bond is None else bond.best)
+
+
+def _rows(parts: Sequence[Tensor]) -> Tensor | None:
+    """Some hundred samples as rows on the host; None where they do not fit together or are not numbers."""
+    if len({p.shape[1:] for p in parts}) > 1:
+        return None
+    rows = torch.cat([p.detach().float().reshape(len(p), -1).cpu() for p in parts])[:MOST_ROWS]
+    return rows if bool(rows.isfinite().all()) else None
 
 
 @dataclass(frozen=True)

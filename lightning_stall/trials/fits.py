@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lightning_stall.measure.losses import recognise
-from lightning_stall.trials.batches import InputScale, Kept, cloned, find_target, known_by_neighbours, shuffled
+from lightning_stall.trials.batches import InputScale, Kept, Known, cloned, find_target, shuffled, without_model
 from lightning_stall.trials.records import Arm, Fit
 from lightning_stall.trials.sandbox import SEED, DeclinedError, Sandbox
 
@@ -39,7 +39,7 @@ class Bench:
     target: int | None = None
     targets: int = 0  # numbers in the targets of one batch
     inputs: InputScale = field(default_factory=lambda: InputScale({}, {}))
-    neighbours: float = math.nan  # share of the targets' variance that each sample's nearest others explain
+    known: Known = Known()  # what the samples tell of their targets without the model
     cost: float = math.nan  # seconds a micro-batch, forward and backward and step
 
     @property
@@ -63,7 +63,7 @@ class Bench:
             self.targets = seen.target.numel()
         self.inputs = InputScale.of([k.batch for k in self.fitted], self.target)
         classes = seen is not None and seen.kind in ("cross-entropy", "binary cross-entropy")
-        self.neighbours = known_by_neighbours([k.batch for k in (*self.fitted, *self.judged)], self.target, classes)
+        self.known = without_model([k.batch for k in (*self.fitted, *self.judged)], self.target, classes)
         level = self.losses(box, self.judged or self.fitted, Arm())
         start = time.perf_counter()
         self._step(box, self.fitted[:1], Arm())

@@ -27,6 +27,7 @@ DATA = frozenset(
         "unshuffled-data",
     }
 )
+BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
 
 
@@ -127,7 +128,7 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
         return []
     pairs = [(true[i], mixed[i]) for i in true if i in mixed]
-    if s.apart and s.steady and len(pairs) >= 2 and _no_better_than_a_guess(s, fits):
+    if s.apart and s.steady and len(pairs) >= 2 and not s.bond > BOND and _no_better_than_a_guess(s, fits):
         ratio = sum(t.halved for t, _ in pairs) / max(1, sum(m.halved for _, m in pairs))
         if ratio >= AS_FAST:
             return [_told(s, fits, "uninformative-targets", pairs[0][0], pairs[0][1], pace=ratio)]
@@ -160,6 +161,8 @@ def _refuted(s: Situation, fits: Fits, held: set[str]) -> list[Conclusion]:
         lower = _best(s, fresh, below=True)
         if not _best(s, now, below=True) and not (lower is not None and s.better(lower, again)):
             against["learning-rate-too-high"] = again
+    if s.won(again) and s.peak > 1:
+        against["learning-rate-decayed-early"] = again  # from a fresh start, what is left of the rate is enough
     raised = [f for factor, f in now.items() if factor > 1]
     if len(raised) >= 2 and any(map(s.diverged, raised)) and not any(map(s.won, raised)):
         against["learning-rate-too-low"] = min(raised, key=lambda f: -s.gain(f))

@@ -33,8 +33,8 @@ def largest(of: Sequence[Layer]) -> tuple[str, ...]:
     return tuple(name for name, _ in sorted(of, key=lambda pair: -pair[1]))
 
 
-def near_zero(total: float, elements: int, of: Sequence[Layer]) -> Verdict | None:
-    """All gradients are too small for any optimizer."""
+def near_zero(total: float, elements: int, of: Sequence[Layer], first: Sequence[float]) -> Verdict | None:
+    """All gradients are too small for any optimizer; what has made them so since the `first` steps is to be asked."""
     rms = total / math.sqrt(elements) if elements else math.nan
     if not rms < NOTHING:
         return None
@@ -42,7 +42,11 @@ def near_zero(total: float, elements: int, of: Sequence[Layer]) -> Verdict | Non
         "vanishing-gradients",
         f"All gradients are near zero: {rms:.2g} an element (root mean square); {NOTHING:.0e} is Adam's epsilon, below "
         "which no optimizer moves a weight.",
-        evidence={"rms": rms, "total_norm": total},
+        evidence={
+            "rms": rms,
+            "total_norm": total,
+            "strength": 0.1 if first and median(first) > GROWTH * total else 0.5,
+        },
         where=tuple(name for name, _ in of),
     )
 

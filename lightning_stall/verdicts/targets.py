@@ -254,8 +254,8 @@ def uninformative_targets(
     return Verdict(
         "uninformative-targets",
         f"The inputs seem to say nothing about the targets: the model explains {honest:.1%} of them, although its "
-        f"weights move, and on {samples} samples neither nearest neighbours nor a ridge regression beat shuffled "
-        f"targets by more than {signal:.1f} standard deviations; above {NO_SIGNAL:g} there would be a bond.",
+        f"weights move, and on {samples} samples neither nearest neighbours, a ridge regression nor any column alone "
+        f"beat shuffled targets by more than {signal:.1f} standard deviations; above {NO_SIGNAL:g} there would be a bond.",
         evidence={
             "explained": explained,
             "val_explained": val_explained,
