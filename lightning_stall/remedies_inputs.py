@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_stall.measure.batches import replace_tensors
 from lightning_stall.measure.columns import FieldWatch
+from lightning_stall.measure.entries import Entry
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers, swap
 
 
@@ -52,25 +53,40 @@ class LeaveOut:
 
 @dataclass
 class Standardizer:
-    """(x - mean) / std for some fields of a batch, in front of a strategy's steps.
+    """(x - mean) / std for some fields of a batch.
 
-    Makes new tensors, so what a dataset holds is not changed. Without statistics it changes nothing.
+    Where a field enters layers as it is, in front of those layers: the model takes the data as they are from then on,
+    under a Trainer or without, and keeps doing so. Elsewhere in front of a strategy's steps. New tensors are made, so
+    what a dataset holds is not changed.
     """
 
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[str, list[str]] = field(default_factory=dict)  # field -> the layers that it enters
     _undo: dict[str, Callable[[], None]] = field(default_factory=dict, repr=False)
 
-    def fit(self, name: str, watch: FieldWatch) -> bool:
-        """Take a field's statistics; False where there are none yet."""
+    def fit(self, name: str, watch: FieldWatch, entries: Sequence[Entry] = ()) -> bool:
+        """Take a field's statistics, and where it enters; False where there are none yet."""
         found = watch.statistics()
-        if found is not None:
-            self.statistics[name] = found
-        return found is not None
+        if found is None:
+            return False
+        self.statistics[name] = found
+        mine = [e for e in entries if e.field == name]
+        if mine and all(not found[0].ndim or e.shape == tuple(watch.shape) for e in mine):
+            self.layers[name] = [e.module for e in mine]
+        return True
 
     def __call__(self, batch: Any) -> Any:
-        if not self.statistics:
-            return batch
-        return replace_tensors(batch, {name: _Scale(*s) for name, s in self.statistics.items()})
+        left = {name: InputScale(*s) for name, s in self.statistics.items() if name not in self.layers}
+        return replace_tensors(batch, left) if left else batch
+
+    def attach(self, module: Module) -> None:
+        """Stand in front of the layers that the fields enter, once."""
+        for name, paths in self.layers.items():
+            for path in paths:
+                layer = module.get_submodule(path)
+                known = any(isinstance(hook, InputScale) for hook in layer._forward_pre_hooks.values())
+                if not known:
+                    layer.register_forward_pre_hook(InputScale(*self.statistics[name]), with_kwargs=True)
 
     def install(self, strategy: Any, stages: Sequence[str]) -> None:
         """Stand in front of these stages' steps ("training", "validation" ...), once."""
@@ -82,28 +98,44 @@ class Standardizer:
         return lambda batch, *args, **kwargs: step(self(batch), *args, **kwargs)
 
     def remove(self) -> None:
+        """Leave the strategy; a layer keeps what stands in front of it, since its weights have learnt behind that."""
         for undo in self._undo.values():
             undo()
         self._undo.clear()
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {name: {"mean": mean, "std": std} for name, (mean, std) in self.statistics.items()}
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {"mean": mean, "std": std, "layers": self.layers.get(name, [])}
+            for name, (mean, std) in self.statistics.items()
+        }
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         self.statistics = {name: (s["mean"], s["std"]) for name, s in state.items()}
+        self.layers = {name: list(s["layers"]) for name, s in state.items() if s.get("layers")}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_undo": {}}
 
 
 @dataclass
-class _Scale:
+class InputScale:
+    """(x - mean) / std, of one tensor, or in front of a layer, of the first float tensor that is given to it."""
+
     mean: Tensor
     std: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
+    def __call__(self, x: Any, args: Any = None, kwargs: Any = None) -> Any:
+        if isinstance(x, Module):
+            return self._in_front(args, kwargs)
+        if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
         mean = self.mean.to(x.device, non_blocking=True)
         scaled = (x.to(torch.promote_types(x.dtype, torch.float32)) - mean) / self.std.to(x.device, non_blocking=True)
         return scaled.to(x.dtype)
+
+    def _in_front(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = [*args, *kwargs.values()]
+        first = next((i for i, v in enumerate(given) if isinstance(v, Tensor) and v.is_floating_point()), None)
+        if first is not None:
+            given[first] = self(given[first])
+        return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))

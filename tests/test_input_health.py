@@ -590,12 +590,15 @@ def test_standardize_fits_and_stays_in_the_checkpoint(tmp_path: Path) -> None:
     trainer.save_checkpoint(path)
     (result,) = trainer.test(model, loader(x, y, shuffle=False), verbose=False)
     assert result["test_loss"] < 0.5
+    assert F.cross_entropy(model(x), y) < 0.5, "the module by itself takes the data as they are"
     assert bool((x == 500 + 200 * cloud()).all())  # the data themselves are untouched
 
     fresh = InputHealth(auto_remedy=True, standardize=True)
     again = trainer_for(tmp_path, fresh)
-    (result,) = again.test(Model(mlp()), loader(x, y, shuffle=False), ckpt_path=path, verbose=False, weights_only=True)
+    other = Model(mlp())
+    (result,) = again.test(other, loader(x, y, shuffle=False), ckpt_path=path, verbose=False, weights_only=True)
     assert result["test_loss"] < 0.5
+    assert F.cross_entropy(other(x), y) < 0.5
     assert "test_step" not in vars(again.strategy)
 
 

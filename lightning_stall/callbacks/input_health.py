@@ -54,9 +54,10 @@ class InputHealth(StallCallback):
         auto_remedy: leave out a step whose batch holds values that are not finite, where they reached the gradients,
             and put BatchNorm's running statistics back. On several devices every step with such gradients is left out.
         standardize: with `auto_remedy`, inputs that are far from unit scale are standardised with the numbers measured
-            on the first batches, from then on: in training, and in validation, test and prediction with this Trainer.
-            The statistics are kept in the checkpoint. Outside the Trainer standardise yourself (the finding prints
-            how). Single process only.
+            on the first batches, from then on, in front of the layer that they enter: the fitted module takes the data
+            as they are. Where they reach no layer as they are (or the model is compiled), in front of this Trainer's
+            training, validation, test and prediction steps instead. The statistics are kept in the checkpoint with
+            this callback, not in the module's `state_dict`. Single process only.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 
@@ -130,7 +131,7 @@ class InputHealth(StallCallback):
         if self.auto_remedy:
             self._remedy = LeaveOut(hub.module, self.skipped, hub.readings.scaler is not None)
         if self.standardizer.statistics:
-            self.standardizer.install(hub.trainer.strategy, FITTING)
+            self._stand_in_front(FITTING)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         hub, watch = self.hub, self.watch
@@ -305,17 +306,33 @@ class InputHealth(StallCallback):
     def _fit(self, name: str) -> str | None:
         """Standardise this field from the next step on; what was done, None where nothing was."""
         watch = self.watch.inputs.get(name)
-        if watch is None or watch.batches < FITTED_ON or self.hub.distributed or not self.standardizer.fit(name, watch):
+        if watch is None or watch.batches < FITTED_ON or self.hub.distributed:
             return None
-        self.standardizer.install(self.hub.trainer.strategy, FITTING)
+        if name not in self.standardizer.statistics and not self.standardizer.fit(name, watch, self.watch.entries):
+            return None
+        self._stand_in_front(FITTING)
+        layers = ", ".join(f"`{layer}`" for layer in self.standardizer.layers.get(name, ()))
         return (
-            f"standardised `{name}` with the mean and deviation of {watch.rows} samples, from step "
-            f"{self.hub.step + 1} on, in this Trainer's training, validation, test and prediction"
+            f"standardised `{name}` with the mean and deviation of {watch.rows} samples, from step {self.hub.step + 1} "
+            f"on, {f'in front of {layers}' if layers else 'in training, validation, test and prediction'}"
         )
+
+    def _stand_in_front(self, stages: Sequence[str]) -> None:
+        hub = self.hub
+        self.standardizer.attach(hub.module)
+        self.standardizer.install(hub.trainer.strategy, stages)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self.standardize and stage in EVALUATIONS:
             self.standardizer.install(trainer.strategy, [EVALUATIONS[stage]])
+
+    def _evaluate(self, trainer: Any, pl_module: Any) -> None:
+        """A checkpoint has been read by now, for a test of its own."""
+        if self.standardize:
+            with suppress(Exception):  # layers of another model, which has its own
+                self.standardizer.attach(pl_module)
+
+    on_validation_start = on_test_start = on_predict_start = _evaluate
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)

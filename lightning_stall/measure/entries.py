@@ -27,6 +27,7 @@ class Entry:
     field: str | None  # the batch's field whose memory it is; None for something computed
     rms: float
     spreads: float  # largest over smallest standard deviation of its columns, those that vary; NaN where unknown
+    shape: tuple[int, ...] = ()  # of one sample, as it enters
 
     @property
     def normalises(self) -> bool:
@@ -38,7 +39,7 @@ class EntryHooks:
     """Hooks for one forward pass. Statistics are taken inside the hook, as what follows may work in place."""
 
     _handles: list[Any] = field(default_factory=list, repr=False)
-    _seen: list[tuple[str, str, str | None, Tensor]] = field(default_factory=list, repr=False)
+    _seen: list[tuple[str, str, str | None, tuple[int, ...], Tensor]] = field(default_factory=list, repr=False)
 
     def install(self, module: Module, fields: Sequence[Field]) -> None:
         """Watch every layer that holds weights itself and has no children that do; not in a compiled model."""
@@ -61,9 +62,9 @@ class EntryHooks:
     def read(self) -> list[Entry]:
         """What entered; waits for the device."""
         entries = []
-        for module, layer, name, numbers in self._seen:
+        for module, layer, name, shape, numbers in self._seen:
             rms, spreads = numbers.tolist()
-            entries.append(Entry(module, layer, name, rms, spreads))
+            entries.append(Entry(module, layer, name, rms, spreads, shape))
         return entries
 
 
@@ -72,7 +73,7 @@ class _Look:
     name: str
     layer: str
     memory: Mapping[int, str]
-    seen: list[tuple[str, str, str | None, Tensor]]
+    seen: list[tuple[str, str, str | None, tuple[int, ...], Tensor]]
 
     def __call__(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for x in (*args, *kwargs.values()):
@@ -83,7 +84,8 @@ class _Look:
             if type(x) not in (Tensor, torch.nn.Parameter):  # spread over ranks, for one
                 continue
             with torch.no_grad():
-                self.seen.append((self.name, self.layer, self.memory.get(x.untyped_storage().data_ptr()), _numbers(x)))
+                whose = self.memory.get(x.untyped_storage().data_ptr())
+                self.seen.append((self.name, self.layer, whose, tuple(x.shape[1:]), _numbers(x)))
 
 
 def _numbers(x: Tensor) -> Tensor:
