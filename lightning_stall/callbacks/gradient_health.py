@@ -26,6 +26,7 @@ from lightning_stall.verdicts.gradients import Layer
 from lightning_stall.verdicts.inputs import Verdict
 
 SCALER_PATIENCE = 20  # non-finite steps in a row that a GradScaler needs to find its scale from 2**16 down
+KEPT = ("spikes", "first", "recent", "skipped", "leapt_at", "decays", "decay_at_first")  # across a checkpoint
 REMEMBER = 200  # optimizer steps for which a leap stays evidence
 
 
@@ -75,6 +76,7 @@ class GradientHealth(StallCallback):
         self.bad_in_a_row = 0
         self.leapt_at = 0
         self.decays: list[float] = []  # log10 of input over output gradient, last checks
+        self.decay_at_first = math.nan
         self.layers: list[Layer] = []
         self.last: StepReading | None = None
         self.ratio = math.nan
@@ -92,7 +94,7 @@ class GradientHealth(StallCallback):
     # ------------------------------------------------------------------ verbs
 
     def begin(self) -> None:
-        restored = {k: getattr(self, k) for k in ("spikes", "first", "recent", "skipped", "leapt_at", "decays")}
+        restored = {k: getattr(self, k) for k in KEPT}
         self._reset()
         if self.hub.step:
             vars(self).update(restored)
@@ -210,6 +212,7 @@ class GradientHealth(StallCallback):
             "skipped": self.skipped,
             "leapt_at": self.leapt_at,
             "decays": list(self.decays),
+            "decay_at_first": self.decay_at_first,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -220,6 +223,7 @@ class GradientHealth(StallCallback):
         self.first, self.recent = list(state["first"]), list(state["recent"])
         self.skipped, self.leapt_at = state["skipped"], state["leapt_at"]
         self.decays = list(state["decays"])
+        self.decay_at_first = state.get("decay_at_first", math.nan)
 
     # ------------------------------------------------------------------ what it looks for
 
@@ -320,7 +324,9 @@ class GradientHealth(StallCallback):
         if ends is None:
             return
         self.decays = [*self.decays, math.log10(ends[0] / ends[1])][-5:]
-        if self._say(judge.vanished(self.decays, self.layers)):
+        if math.isnan(self.decay_at_first) or reading.step == 2:
+            self.decay_at_first = self.decays[-1]  # of the second step: the first often has a last layer of zeros
+        if self._say(judge.vanished(self.decays, self.layers, self.decay_at_first)):
             self.told_vanished = True
         elif self.told_vanished and len(self.decays) >= judge.LOOKS:
             self.told_vanished = False

@@ -60,11 +60,12 @@ def ends(of: Sequence[Layer]) -> tuple[float, float] | None:
     return _geometric(moving[:third]), _geometric(moving[-third:])
 
 
-def vanished(decays: Sequence[float], of: Sequence[Layer]) -> Verdict | None:
-    """Gradients shrink on their way to the input.
+def vanished(decays: Sequence[float], of: Sequence[Layer], at_first: float = math.nan) -> Verdict | None:
+    """Gradients shrink on their way to the input: since the start by the way the model is built, later by what befell it.
 
     Args:
         decays: log10 of input over output gradient, of the last checks.
+        at_first: the same of the first two steps.
         of: the layers at the last one, in the order of the forward pass.
     """
     if len(decays) < LOOKS or 10 ** median(decays) >= DECAY:
@@ -76,7 +77,14 @@ def vanished(decays: Sequence[float], of: Sequence[Layer]) -> Verdict | None:
         "vanishing-gradients",
         f"Gradients shrink {1 / decay:.3g}-fold on the way from the output to the input (`{last}` has {most:.2g}, "
         f"`{first}` has {least:.2g}); less than {1 / DECAY:.0e}-fold would do.",
-        evidence={"decay": decay, "input_norm": both[0], "output_norm": both[1], "limit": DECAY},
+        evidence={
+            "decay": decay,
+            "decay_at_first": 10**at_first,
+            "input_norm": both[0],
+            "output_norm": both[1],
+            "limit": DECAY,
+            "strength": 0.1 if at_first - median(decays) > math.log10(GROWTH) else 0.5,
+        },
         where=tuple(name for name, _ in moving[: max(1, len(moving) // 3)]),
     )
 
