@@ -1,0 +1,1 @@
+"""Cases written later than all others, without sight of them."""
