@@ -149,7 +149,11 @@ RULES: tuple[Rule, ...] = (
         "layers act as in the other mode",
     ),
     Rule("missing-nonlinearity", (*_FLAT, "insufficient-capacity"), "stacked linear layers are one linear layer"),
-    Rule("insufficient-capacity", _FLAT, "the model cannot represent the task"),
+    Rule(
+        "insufficient-capacity",
+        (*_FLAT, "learning-rate-too-low"),
+        "the model cannot represent the task, whatever the rate",
+    ),
     Rule("categorical-as-numeric", (*_FLAT, "uninformative-targets"), "no smooth curve passes through numbered codes"),
     Rule(
         "uninformative-targets",
@@ -193,6 +197,26 @@ _SYMPTOM_OF = {
 }
 
 
+LEARNT = 0.8  # share of a constant predictor's loss: a run that has explained so much was held back by none of these
+PASSING = frozenset(
+    {
+        *_LOSS,
+        "exploding-gradients",
+        "vanishing-gradients",
+        "dead-activations",
+        "saturated-activations",
+        "bad-initialization",
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "insufficient-capacity",
+        "uninformative-targets",
+        "unscaled-targets",
+        "categorical-as-numeric",
+        "class-imbalance",
+    }
+)
+
+
 def explains(code: str, state: str) -> bool:
     """Whether this code is a cause that produces an outcome of this state."""
     rule = _BY_CAUSE.get(code)
@@ -202,11 +226,16 @@ def explains(code: str, state: str) -> bool:
 def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     """The causes of a stall, most likely first; empty where the run is well or nothing is known.
 
+    What statistics said of a run that went on to learn its task was wrong, or is over.
+
     Args:
         findings: all of a run, in order. Those with severity "info" are evidence, never a cause by themselves.
         outcome: how the run fares, or fared at its end.
     """
-    spoken = _worst_by_code(f for f in findings if f.speaks)
+    over = not outcome.bad and "baseline" in outcome.evidence and outcome.evidence.get("explained", 0.0) >= LEARNT
+    spoken = _worst_by_code(
+        f for f in findings if f.speaks and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy)
+    )
     causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
     seen = {f.code for f in findings if "note" not in f.evidence and "trial" not in f.evidence}

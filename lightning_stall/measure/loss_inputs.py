@@ -30,6 +30,8 @@ from lightning_stall.measure.loss_graph import (
     short,
 )
 
+MOST_VOTES = 64  # parts whose mean is looked into
+
 
 def given_wrong(term: Term, given: Given) -> Iterator[Fault]:
     """Everything that is wrong with what this term is given; waits for the device."""
@@ -78,16 +80,31 @@ def _probabilities(term: Term, given: Given) -> Iterator[Fault]:
     """Healthy: log-softmax twice, NLL of log-probabilities, a softmax deeper in the model, or one with a factor."""
     log = log_softmax(term)
     if log is not None:
-        edge = producer(children(log[0])[0])
+        edge = averaged(producer(children(log[0])[0]), "Softmax")
         classes = softmax_size(log)[1]
-        if short(edge[0]) == "Softmax" and (softmax_size(edge)[1] == classes):
+        if edge is not None and softmax_size(edge)[1] == classes:
             yield _twice(given, "Softmax", edge, "cross-entropy", _least(classes), classes)
     elif term.kind == "cross-entropy":
         yield from _likelihood_of(term, given)
     elif term.kind == "binary cross-entropy with logits":
         found = prediction(term)
-        if found is not None and found.op in ("Sigmoid", "Softmax"):
-            yield _twice(given, found.op, found.edge, "binary cross-entropy with logits", math.log1p(math.exp(-1)), 2)
+        for op in ("Sigmoid", "Softmax") if found is not None else ():
+            if (edge := averaged(found.edge, op)) is not None:
+                yield _twice(given, op, edge, "binary cross-entropy with logits", math.log1p(math.exp(-1)), 2)
+
+
+def averaged(edge: Edge, op: str, divided: bool = False) -> Edge | None:
+    """The operation `op` that made this, or the first of those that this is the mean of, as where several parts vote."""
+    name, below = short(edge[0]), [producer(e) for e in children(edge[0])]
+    if name == op:
+        return edge
+    by_constant = name in ("Div", "Mul") and len(below) == 1 and short(below[0][0]) in ("Add", "Sum", "Stack")
+    if not by_constant and name not in ("Mean", "Stack", "Add") and not (name == "Sum" and divided):
+        return None
+    if not 0 < len(below) <= MOST_VOTES:
+        return None
+    found = [averaged(e, op, divided or by_constant) for e in below]
+    return found[0] if all(f is not None for f in found) else None
 
 
 def _least(classes: int) -> float:

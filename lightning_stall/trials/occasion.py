@@ -111,6 +111,6 @@ class Occasions:
             )
             hub.journal.note(finding)
             return
-        strength = min(1.0, 0.3 + max(0.0, said.evidence.get("gain", 0.0)))
+        strength = said.weight * min(1.0, 0.3 + max(0.0, said.evidence.get("gain", 0.0)))
         evidence = {**said.evidence, "strength": strength}
         self.tell(said.code, said.summary, advice=said.advice, statistical=True, evidence=evidence)

@@ -27,6 +27,7 @@ DATA = frozenset(
         "unshuffled-data",
     }
 )
+MAYBE = 10.0  # a rate that far too low is no certain cause
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
 
@@ -67,7 +68,9 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
         if (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
-            said.append(_told(s, fits, code, high, same or again))
+            # many a sound rate could be ten times higher; what hinders a run at one that could not is something else
+            sure = code in s.spoken or high.arm.factor > MAYBE
+            said.append(_told(s, fits, code, high, same or again, weight=1.0 if sure else 0.5))
     elif fresh_high is not None and s.peak == 1 and not fresh_low:
         said += _afresh(s, fits, now, fresh_high)  # the same rate does nothing for the weights as they are
     elif fresh_high is not None and "learning-rate-decayed-early" in s.spoken and s.peak >= 10:

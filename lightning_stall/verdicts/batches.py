@@ -112,7 +112,7 @@ class BatchJudge:
             self.logged |= {"stall/targets/mean": scale.mean, "stall/targets/std": scale.std}
         if not run.deliberate:
             others = any((m := w.read()) is None or m.changes for w in watch.integers.values())
-            still = judge_inputs.constant_inputs(inputs, others, varied)
+            still = judge_inputs.constant_inputs(inputs, others, varied, run.batches)
             yield "constant-inputs", still or _strongest(judge_inputs.lost_columns(x) for x in inputs)
         yield "class-imbalance", imbalanced
         yield "unshuffled-data", grouped
@@ -248,10 +248,11 @@ def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | No
     if math.isfinite(run.batches):
         samples = min(samples, math.ceil(run.batches * watch.rows / watch.measured))
     classes = watch.labels.classes()
-    dense = sum(classes.counts) / max(1, watch.labels.rows) if classes is not None else 1.0
-    return judge_targets.too_little_data(
-        samples, samples * max(1.0, dense), run.parameters, run.explained, run.level, val_loss
-    )
+    told = 0.0 if classes is None else sum(classes.counts)
+    targets = samples * max(1.0, told / max(1, watch.labels.rows))
+    if math.isfinite(run.batches):  # of one graph, many nodes are told
+        targets = max(targets, run.batches * told / watch.measured)
+    return judge_targets.too_little_data(samples, targets, run.parameters, run.explained, run.level, val_loss)
 
 
 def _at_most(rows: int, run: Context) -> int:

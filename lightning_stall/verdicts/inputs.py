@@ -160,15 +160,24 @@ def disparate_scales(x: InputNumbers) -> Verdict | None:
     )
 
 
-def constant_inputs(inputs: Sequence[InputNumbers], others_vary: bool, targets_vary: bool) -> Verdict | None:
+def constant_inputs(
+    inputs: Sequence[InputNumbers], others_vary: bool, targets_vary: bool, epoch: float
+) -> Verdict | None:
     """Fields that are the same for every sample: certain where all are and the targets differ, else statistical.
+
+    One sample that comes again and again, as a whole graph does, is none.
 
     Args:
         inputs: the float fields.
+        epoch: batches an epoch.
         others_vary: whether an integer field that is no target varies (token ids, sizes, indices).
         targets_vary: whether the targets differ from sample to sample.
     """
-    enough = [x for x in inputs if x.batches >= ENOUGH_BATCHES and x.rows >= ENOUGH_ROWS]
+    enough = [
+        x
+        for x in inputs
+        if x.batches >= ENOUGH_BATCHES and x.rows / x.batches * min(epoch, float(x.batches)) >= ENOUGH_ROWS
+    ]
     still = [x for x in enough if not x.changes]
     if not still or not targets_vary:
         return None

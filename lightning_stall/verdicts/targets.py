@@ -224,7 +224,7 @@ def too_little_data(
             "parameters": float(parameters),
             "train_loss": train_loss,
             "val_loss": val_loss,
-            "strength": 0.9 if by_heart else 0.5 if samples <= 10 else 0.3,
+            "strength": 0.9 if by_heart else 0.5 if max(samples, targets) <= 10 else 0.1,
         },
         where=("train_dataloader",),
         statistical=not by_heart,
