@@ -22,7 +22,7 @@ from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
 from lightning_stall.logbook import Logbook
 from lightning_stall.measure.losses import Labels, recognise
-from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge
+from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge, paired
 from lightning_stall.readings import Readings, planned_steps
 from lightning_stall.remedies import RateScale
 from lightning_stall.sinks import ConsoleSink, JsonlSink
@@ -235,17 +235,21 @@ class Hub:
             self._meet()
         else:
             self._own(self._judge)
-        if self.gate_open:
-            self.journal.promote(self.step, self.epoch)
-        elif self.half_way:
-            self.journal.promote(self.step, self.epoch, least=STRONG)
+        self._promote_last()
         self._each("finish")
+        self._promote_last()
         if self.distributed:
             self._meet()
         for member in sorted(self.members, key=lambda m: m.last_word):
             self.guard(member, "conclude")
         self._own(self.logbook.draw, self.step)
         self.close()
+
+    def _promote_last(self) -> None:
+        if self.gate_open:
+            self.journal.promote(self.step, self.epoch)
+        elif self.half_way:
+            self.journal.promote(self.step, self.epoch, least=STRONG)
 
     def abort(self, error: BaseException) -> None:
         """The fit died: say what is known, without the other ranks, and take everything out."""
@@ -351,7 +355,11 @@ class Hub:
     def _judge(self) -> None:
         if self.checking and self.labels.seen:
             self.baseline = self.labels.baseline()
-        self._set_outcome(judge(self.curve, self.step, self.baseline, self.labels.floor))
+        outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+        if self.baseline is None and self.trials is not None and outcome.state in ("converged", "never learned"):
+            asked = self.trials.pairing
+            outcome = paired(outcome, asked.learnt(self), asked.found is not None and asked.found.exact)
+        self._set_outcome(outcome)
 
     def _set_outcome(self, outcome: Outcome) -> None:
         self.outcome = outcome

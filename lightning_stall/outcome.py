@@ -157,6 +157,17 @@ def judge(curve: LossCurve, step: int, baseline: float | None = None, floor: flo
     return Outcome(state, step, shape.evidence())
 
 
+def paired(outcome: Outcome, learnt: bool | None, exact: bool) -> Outcome:
+    """The verdict on a loss of unknown scale, where it is known whether the model minds whose targets it is given.
+
+    A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`.
+    """
+    e = outcome.evidence
+    if learnt is None or (not exact and abs(e.get("level", 0.0)) < 3 * e.get("noise", 0.0)):
+        return outcome
+    return Outcome("converged" if learnt else "never learned", outcome.step, {**e, "paired": float(learnt)})
+
+
 @dataclass(frozen=True)
 class _Shape:
     start: float

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
+from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name
@@ -81,6 +82,7 @@ class OptimizerHealth(StallCallback):
         self.largest_early = 0.0  # of these medians, in the first LOOK steps
         self.cosines: list[float] = []
         self.first_norms: dict[str, float] = {}
+        self._penalised: frozenset[str] = frozenset()  # weights whose size is a term of the loss
         self.steps_seen = 0
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
@@ -114,6 +116,8 @@ class OptimizerHealth(StallCallback):
             if found:
                 known = {id(p) for p in self._graph_params or ()}
                 self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
+            own = penalised(loss)
+            self._penalised |= {plain_name(n) for n, p in hub.module.named_parameters() if id(p) in own}
         if hub.step <= LOOK:
             for optimizer in hub.readings.optimizers:
                 left = leftover(optimizer)
@@ -196,6 +200,10 @@ class OptimizerHealth(StallCallback):
             self._judge_rate()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
+
+    def finish(self) -> None:
+        if self.hub.half_way:
+            self._judge_regularization()
 
     def detach(self) -> None:
         self.hub.rate.factors.pop(self.state_key, None)
@@ -419,10 +427,11 @@ class OptimizerHealth(StallCallback):
             self.tell(**vars(verdict))
 
     def _judge_regularization(self) -> None:
-        if self.hub.outcome.state not in ("never learned", "stalled", "oscillating"):
+        hub = self.hub
+        if hub.outcome.state not in ("never learned", "stalled", "oscillating") and not hub.ending:
             return
         decay = max(float(g.get("weight_decay", 0.0)) for g in self.hub.readings.optimizers[0].param_groups)
-        worn = rates.worn_away(self.first_norms, self._norms(), decay) if decay > 0 else None
+        worn = rates.worn_away(self.first_norms, self._norms(), decay, self._penalised)
         heavy = [
             (plain_name(n), m.p)
             for n, m in self.hub.module.named_modules()

@@ -37,6 +37,7 @@ _VIEWS = {"ToCopy", "Alias", "Clone", "View", "UnsafeView", "ReshapeAlias", "Squ
 _VIEWS |= {"Permute", "Select", "Slice", "Split", "SplitWithSizes", "Unbind", "Unfold"}  # values pass unchanged
 _MASKS = {"Index", "MaskedSelect", "MaskedFill", "Where", "Gather", "IndexSelect"}
 _MANY = {"Add", "Stack", "Cat"}
+_SIZES = {"Pow", "Abs", "Mul", "LinalgVectorNorm", "Norm", "Sqrt", *_VIEWS}
 _PASS = _VIEWS | {"Sqrt"}  # a root keeps the order of losses
 
 
@@ -287,6 +288,24 @@ def both_need_gradients(term: Term) -> bool:
         sub = difference(term)
         return sub is None or len(children(sub[0])) != 1
     return len(children(term.node)) > 1
+
+
+def penalised(loss: Tensor) -> set[int]:
+    """Ids of the parameters whose size is a term of the loss: a power, an absolute value or a norm of the weight alone."""
+    found = set()
+    for term in take_apart(loss).terms:
+        below = [term.edge]
+        for _ in range(4):
+            if len({node for node, _ in below}) != 1:
+                break
+            node = below[0][0]
+            if short(node) == "torch::autograd::AccumulateGrad":
+                found.add(id(node.variable))
+                break
+            if short(node) not in _SIZES:
+                break
+            below = children(node)
+    return found
 
 
 def walk(edge: Edge, limit: int = 20_000) -> Iterator[Edge]:

@@ -46,6 +46,7 @@ class Occasions:
     at: int = field(default=0, init=False)  # optimizer step of the last trials; 0 before any
     epoch: int = field(default=-1, init=False)  # and their epoch
     settled: bool = field(default=False, init=False)  # a cause was borne out
+    crossed: bool = field(default=False, init=False)  # told that each prediction meets each target
 
     @property
     def hub(self) -> Any:
@@ -53,6 +54,7 @@ class Occasions:
 
     def judged(self) -> None:
         """There is a new verdict on the outcome."""
+        self._say_crossed()
         # what was not settled in one epoch is seldom settled in the next
         if (
             not self.settled
@@ -87,6 +89,24 @@ class Occasions:
     def load_state(self, state: dict[str, int]) -> None:
         self.at, self.epoch = state.get("at", 0), state.get("epoch", -1)
         self.settled = bool(state.get("settled", False))
+
+    def _say_crossed(self) -> None:
+        """A copy's loss minds nobody's targets, since it compares each prediction with each of them."""
+        found = self.trials.pairing.found
+        if found is None or found.crossed is None or not found.exact or self.crossed:
+            return
+        self.crossed = True
+        target, prediction = found.crossed
+        self.tell(
+            "loss-shape-mismatch",
+            f"The loss compares targets of shape {target} with predictions of shape {prediction}, each with each: with "
+            f"the targets dealt out anew it is {found.others:.6g}, and {found.own:.6g} with each sample's own. It should "
+            "rise.",
+            advice=f"Give both the same shape, as in\n\n    target = target.reshape({prediction})  # or prediction.squeeze(-1)",
+            severity="critical",
+            evidence={"own": found.own, "others": found.others, "samples": float(found.samples)},
+            where=("the loss",),
+        )
 
     def _make(self) -> None:
         hub, journal = self.hub, self.hub.journal

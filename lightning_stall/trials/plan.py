@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_stall.trials.batches import KEEP, KeptBatches, split
 from lightning_stall.trials.fits import Bench, OutOfTimeError
+from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
 from lightning_stall.trials.verdict import conclude
@@ -47,6 +48,10 @@ class Trials:
     declined: str | None = None
     hopeless: bool = False  # the last occasion had no arm that won
     began: float = field(default_factory=time.perf_counter)
+    pairing: PairingWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pairing = PairingWatch(self)
 
     # ------------------------------------------------------------------ batches
 
@@ -55,7 +60,8 @@ class Trials:
         hub = self.hub
         if hub.distributed:
             return  # declined anyway
-        if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early":
+        asked = hub.baseline is None and self.pairing.open
+        if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
         elif self.kept.queue:
             self.kept.clear()

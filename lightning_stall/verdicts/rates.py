@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from lightning_stall.verdicts.inputs import Verdict
 
@@ -80,9 +80,28 @@ def too_high(
     )
 
 
-def worn_away(first: Mapping[str, float], now: Mapping[str, float], decay: float) -> Verdict | None:
-    """Weight decay has worn weights down; norms by weight, at the first check and now."""
+def worn_away(
+    first: Mapping[str, float], now: Mapping[str, float], decay: float, penalised: Set[str] = frozenset()
+) -> Verdict | None:
+    """Weight decay, or a penalty in the loss, has worn weights down.
+
+    Args:
+        first, now: norms by weight, at the first check and now.
+        decay: of the optimizer, the largest of its groups.
+        penalised: weights whose size is a term of the loss.
+    """
     left = sorted((now[n] / v, n) for n, v in first.items() if n in now and v > 0 and now[n] < WORN * v)
+    told = [(share, n) for share, n in left if n in penalised]
+    if told:
+        return Verdict(
+            "excess-regularization",
+            f"The loss holds a penalty on the size of weights, which has brought {len(told)} of them down to "
+            f"{100 * told[0][0]:.2g} % of their first norm; above {100 * WORN:.0f} % would be usual.",
+            "Lower the penalty's factor, by tens, until the rest of the loss falls:\n\n"
+            "    loss = misfit + 1e-4 * penalty",
+            {"norm_left": told[0][0], "penalised": float(len(told)), "strength": 0.7},
+            tuple(name for _, name in told),
+        )
     if not left or decay <= 0:
         return None
     return Verdict(
@@ -91,7 +110,11 @@ def worn_away(first: Mapping[str, float], now: Mapping[str, float], decay: float
         f"{100 * WORN:.0f} % would be usual. The decay is {decay:.3g}.",
         "Lower the decay:\n\n    torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-2)",
         # a usual decay wears weights away only where something else is wrong
-        {"norm_left": left[0][0], "weight_decay": decay, "strength": 0.8 if decay > USUAL else 0.1},
+        {
+            "norm_left": left[0][0],
+            "weight_decay": decay,
+            "strength": 0.1 if decay <= USUAL else 0.8 if decay <= 10 * USUAL else 0.95,
+        },
         tuple(name for _, name in left),
     )
 
