@@ -21,6 +21,7 @@ BAD: frozenset[str] = frozenset({"stalled", "never learned", "diverging", "oscil
 
 FEW_STEPS = 20  # optimizer steps under which nothing but a non-finite loss is judged
 LONG_ENOUGH = 100  # optimizer steps at the full rate before "never learned" may be said
+SIGNED = 4.0  # times its first values, that a loss of either sign must rise by to diverge
 BINS = 128
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
 
@@ -296,6 +297,8 @@ def _diverging(curve: LossCurve, s: _Shape) -> bool:
     # before the rise, where there is enough of it to tell: a diverging loss is its own noise
     noise = curve.noise(slice(1, max(2, len(curve.means) * 3 // 4))) if curve.n >= 40 else curve.noise()
     rise = now - s.best
+    if s.baseline is None and s.floor is None and s.best < 0 and rise < SIGNED * max(map(abs, curve.first)):
+        return False  # a loss of either sign, as a policy's or a critic's, wanders about zero
     beyond_noise = rise > 6 * noise and now > top + 4 * noise / math.sqrt(len(last))
     if not beyond_noise or rise < 0.25 * s.scale or now < top + 0.1 * s.scale:
         return False

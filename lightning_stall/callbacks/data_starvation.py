@@ -15,7 +15,7 @@ from lightning_stall.pipeline.clock import PHASES
 from lightning_stall.pipeline.loaders import live_iterators
 from lightning_stall.pipeline.probe import LoaderWatch
 from lightning_stall.pipeline.run import PipelineRun
-from lightning_stall.pipeline.sayings import Saying, dead_worker, tuned, workers_wanted
+from lightning_stall.pipeline.sayings import Saying, dead_worker, timed_out, tuned, workers_wanted
 from lightning_stall.pipeline.tuner import Setting, Tuner, apply, refusal
 from lightning_stall.remedies import swap
 from lightning_stall.sinks import themes
@@ -190,6 +190,8 @@ class DataStarvationMonitor(StallCallback):
             self._tune(seconds)
 
     def finish(self) -> None:
+        if not self.hub.distributed:
+            self.check()  # the batches since the last check are a window, too
         if self._tuner is not None and not self._tuner.done:
             self._say_tuned(f"{self._tuner.result()}; the fit ended before all had been tried")
 
@@ -201,7 +203,7 @@ class DataStarvationMonitor(StallCallback):
             iterators = live_iterators(self.hub.trainer, ended=True)
             if isinstance(error, (OSError, EOFError)):
                 watchdog.wait_for_deaths(iterators)
-            saying = dead_worker(error, iterators)
+            saying = dead_worker(error, iterators) or timed_out(error)
             if saying is not None:
                 self._say(saying)
 

@@ -1,7 +1,7 @@
 """What activation functions put out, read from the graph of the loss: modules and functional calls alike, no hooks.
 
-Autograd keeps the output of ReLU, sigmoid, tanh and softmax for the backward pass; it is looked at there, on its device,
-and not copied. What activation checkpointing has packed away is left alone.
+Autograd keeps the output of ReLU, sigmoid, tanh and softmax for the backward pass, and the input of ReLU6 and the
+shrinking functions; it is looked at there, on its device, and not copied. What activation checkpointing has packed away is left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_stall.measure.graph import in_front, nodes, saved
+from lightning_stall.measure.graph import Node, in_front, nodes, saved
 
 Kind = Literal["relu", "sigmoid", "tanh", "softmax"]
 _KINDS: dict[str, Kind] = {
@@ -19,6 +19,11 @@ _KINDS: dict[str, Kind] = {
     "SigmoidBackward0": "sigmoid",
     "TanhBackward0": "tanh",
     "SoftmaxBackward0": "softmax",
+    # these keep what went in, and let nothing below a threshold through
+    "HardtanhBackward0": "relu",
+    "ThresholdBackward0": "relu",
+    "SoftshrinkBackward0": "relu",
+    "HardshrinkBackward0": "relu",
 }
 ROW = 4  # values that a softmax shares one among, at least, to be looked at
 EDGE = 0.01  # of its range: a sigmoid under 0.01 or over 0.99 passes less than a hundredth of a gradient
@@ -55,7 +60,7 @@ def activations(loss: Tensor) -> list[Activation]:
         kind = _KINDS.get(node.name())
         if kind is None:
             continue
-        output = saved(node, "result")
+        output = _output(node, kind)
         if output is None or output.ndim < 2:
             continue
         if kind == "softmax":
@@ -69,6 +74,19 @@ def activations(loss: Tensor) -> list[Activation]:
         channel = 1 if convolution or output.ndim == 4 else output.ndim - 1
         found.append(Activation(kind, node._sequence_nr(), source, output.detach(), channel))
     return sorted((replace(a, hidden=a.order < last) for a in found), key=lambda a: a.order)
+
+
+def _output(node: Node, kind: Kind) -> Tensor | None:
+    """What it put out; of a function with a threshold, something above zero where it put out anything."""
+    if (result := saved(node, "result")) is not None:
+        return result
+    x = saved(node, "self") if kind == "relu" else None
+    if x is None:
+        return None
+    if (around := getattr(node, "_saved_lambd", None)) is not None:
+        return x.detach().abs() - float(around)
+    least = getattr(node, "_saved_min_val", getattr(node, "_saved_threshold", None))
+    return x.detach() if isinstance(least, int | float) and least == 0 else None
 
 
 def fired(output: Tensor, channel: int) -> Tensor:

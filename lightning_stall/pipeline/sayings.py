@@ -245,6 +245,22 @@ def dead_worker(error: Exception, iterators: Sequence[Any]) -> Saying | None:
     )
 
 
+def timed_out(error: Exception) -> Saying | None:
+    """The loader's own `timeout` ended the fit: a worker gave no batch for that long; None for any other error."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    if not said.startswith("DataLoader timed out"):
+        return None
+    return Saying(
+        "dataloader-hang",
+        f"No batch came within the loader's own `timeout`, which ended the run: {said}",
+        advice="A worker waits for something, such as a lock, a file or a server. To see for what, take the timeout out; "
+        "its stack is then told after `hang_timeout` seconds:\n\n"
+        "    DataLoader(..., timeout=0)\n    DataStarvationMonitor(hang_timeout=30)",
+        severity="critical",
+        where=["train_dataloader"],
+    )
+
+
 def alike(loader: Loader, found: Alike) -> Saying:
     """Workers that draw the same numbers."""
     name = found.name

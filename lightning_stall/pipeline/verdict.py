@@ -9,6 +9,7 @@ from lightning_stall.pipeline.clock import Window
 
 FLOOR = 0.002  # seconds a batch; a shorter wait is not worth a person's time, whatever its share
 LOST = 0.5  # seconds lost so far before a word
+PLAIN = 0.6  # share of the step's time, from which on half of that will do
 ENOUGH = 6  # steady batches that make a verdict
 PATIENCE = 3  # verdicts in a row
 CROWDED = 0.3  # share of their time that workers stand in line for a core, from which on they crowd each other
@@ -54,7 +55,8 @@ class Verdict:
         self.suspected = waits and (device_idle is None or device_idle > self.threshold)
         self._bad = self._bad + 1 if self.suspected else 0
         self._well = 0 if self.suspected else self._well + 1
-        if self._bad >= PATIENCE and self.lost >= LOST:
+        plain = share > PLAIN and wait >= 2 * FLOOR
+        if self._bad >= PATIENCE and self.lost >= (0.5 * LOST if plain else LOST):
             self.starved = True
         elif self._well >= 2:
             self.starved = False

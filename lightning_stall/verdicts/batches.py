@@ -22,6 +22,7 @@ LONG_ENOUGH = 100  # optimizer steps after which "explains nothing" means someth
 REMEMBERED = 64  # outliers
 SHOWN_CLASSES = 20
 MOST_COLUMNS = 64  # looked at for category codes
+FAR = 1e3
 USUAL_OVER = 64  # optimizer steps that say what the loss usually is
 
 
@@ -69,6 +70,7 @@ class BatchJudge:
         self.logged = {}
         self._read_sample(watch, run.loader)
         inputs = [self._numbers(watch, name, run.loader) for name in self.moments]
+        inputs += _cast(watch)
         judged = [x for x in inputs if x.name not in leave]
         yield "unscaled-inputs", _strongest(judge_inputs.unscaled_inputs(x) for x in judged)
         yield "disparate-feature-scales", _strongest(judge_inputs.disparate_scales(x) for x in judged)
@@ -224,6 +226,28 @@ class BatchJudge:
         return judge_inputs.corrupt_samples(self.outliers, watch.batches)
 
 
+def _cast(watch: BatchWatch) -> Iterator[InputNumbers]:
+    """Whole numbers that a step casts to float and hands to its first layer as they are: samples of sound, pixels."""
+    for name, w in watch.integers.items():
+        m = w.read()
+        entry = next((e for e in watch.entries if e.field is None and m and 0.3 * m.rms < e.rms < 3 * m.rms), None)
+        if m is not None and entry is not None and name not in watch.roles.targets and len(w.shape):
+            yield InputNumbers(
+                name=name,
+                batches=m.batches,
+                rows=m.rows,
+                rms=m.rms,
+                nonzero_rms=m.nonzero_rms,
+                mean=m.mean,
+                std=m.std,
+                changes=m.changes,
+                single_value=m.single_value,
+                normalised=entry.normalises,
+                entry=entry.module,
+                entry_rms=entry.rms,
+            )
+
+
 def nonfinite(bad: BadBatch, watch: BatchWatch, loader: Any, validation: bool) -> Verdict:
     """A batch whose values were not finite, and that spoilt the gradients or the validation loss."""
     names = column_names(loader, bad.width)
@@ -277,7 +301,7 @@ def _off_scale_by_guess(target: FieldWatch, run: Context) -> Verdict | None:
 
 
 def _leap_over(values: Sequence[tuple[int, float]], step: int) -> float:
-    """Value of one step over the median of those around it.
+    """Value of one step over the median of those around it, of which there must be some, or it must be far beyond them.
 
     Infinite where it is not finite and was before; 0 where it can not be told.
     """
@@ -285,12 +309,13 @@ def _leap_over(values: Sequence[tuple[int, float]], step: int) -> float:
     others = sorted(v for s, v in near if s != step and math.isfinite(v))
     own = [v for s, v in near if s == step]
     before = [v for s, v in near if s == step - 1]
-    if not own or len(others) < 4 or not all(map(math.isfinite, before)):
+    if not own or not others or not all(map(math.isfinite, before)):
         return 0.0
     if not math.isfinite(own[-1]):
         return math.inf
     middle = others[len(others) // 2]
-    return own[-1] / middle if middle > 0 else 0.0
+    leap = own[-1] / middle if middle > 0 else 0.0
+    return leap if len(others) >= 4 or leap > FAR else 0.0  # where the run was lost soon after, there are few others
 
 
 def _strongest(verdicts: Iterator[Verdict | None]) -> Verdict | None:
