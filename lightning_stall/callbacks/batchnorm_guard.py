@@ -82,6 +82,7 @@ class BatchNormBatchSizeGuard(StallCallback):
     def _reset(self, layers: list[tuple[str, Any]], devices: int = 1) -> None:
         self.seen = BatchNormReadings([plain_name(n) for n, _ in layers], [m for _, m in layers], devices)
         self.apart = BothWays()
+        self._probed = 0  # the step of the last probe
         self.remedied = 0  # batches normalised by running statistics, or evaluations after a new estimate
         self._holding: set[str] = set()  # what was said and not taken back, by the keys of CODE
         self._rows: int | None = None
@@ -330,12 +331,15 @@ class BatchNormBatchSizeGuard(StallCallback):
         hub = self.hub
         own = self.share()
         gaps, streaks = (hub.shared.get(n, []) if hub.distributed else [own[n]] for n in self.shares)
-        ask = any(g > verdicts.FAR for g in gaps) or any(streaks)  # the same on every rank
+        # now and then without a reason: a second forward pass may fill the averages with something else
+        unasked = hub.step >= 2 * max(PROBE_FROM, self._probed)
+        ask = any(g > verdicts.FAR for g in gaps) or any(streaks) or unasked  # the same on every rank
         if hub.step < PROBE_FROM or not hub.curve.first or not ask or self._rehearsal is None:
             return
+        self._probed = hub.step
         losses = self._rehearsal.losses(batch, batch_idx)
         if losses is not None:
-            top = max(fmean(hub.curve.first[:5]), hub.baseline if hub.baseline is not None else float("-inf"))
+            top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
             self.apart.update(hub.step, *losses, top, hub.curve.noise())
 
     def _reestimate(self) -> None:

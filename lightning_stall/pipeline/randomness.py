@@ -160,4 +160,6 @@ class AlikeWatch:
         sure = [a for a in self.seen.values() if a.common >= 3 and 2 * a.common > a.batches]
         equal = {(a.one, a.other) for a in sure if a.name == SAMPLES}
         drawn = [a for a in sure if a.name != SAMPLES and (not same_samples or (a.one, a.other) in equal)]
+        if not drawn and same_samples:  # a generator made anew in `__iter__` is out of sight; what it drew is not
+            drawn = [a for a in sure if a.name == SAMPLES and a.common > 3]
         return max(drawn, key=lambda a: a.common, default=None)

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_stall.finding import Severity
 from lightning_stall.pipeline.clock import Window
 from lightning_stall.pipeline.loaders import Loader, ms, plural
-from lightning_stall.pipeline.randomness import Alike
+from lightning_stall.pipeline.randomness import SAMPLES, Alike
 from lightning_stall.pipeline.verdict import CROWDED, FLOOR, Crowd, Verdict
 
 
@@ -264,6 +264,23 @@ def timed_out(error: Exception) -> Saying | None:
 def alike(loader: Loader, found: Alike) -> Saying:
     """Workers that draw the same numbers."""
     name = found.name
+    if name == SAMPLES:
+        return Saying(
+            "duplicate-randomness",
+            f"Workers {found.one} and {found.other} of the {loader.name} gave the same samples in {found.common} of "
+            f"{found.batches} batches: each has a copy of the iterable dataset and goes through all of it; workers that "
+            "share the work have none in common.",
+            advice="Let each worker draw, or read, its own part:\n\n"
+            "    info = torch.utils.data.get_worker_info()  # in __iter__\n"
+            "    rng = np.random.default_rng(info.seed)  # differs from worker to worker and from epoch to epoch\n"
+            "    items = itertools.islice(items, info.id, None, info.num_workers)  # for a stream that is read\n",
+            evidence={
+                "common_states": float(found.common),
+                "batches": float(found.batches),
+                "num_workers": float(loader.workers),
+            },
+            where=[name],
+        )
     held = name not in ("random", "numpy.random", "torch")
     advice = ""
     if held:

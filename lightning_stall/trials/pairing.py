@@ -31,7 +31,7 @@ DEALS = 2  # orders of the targets, a batch
 LEAST = 64  # samples in all
 SURE = 3.0  # standard errors
 NOTHING = 0.01  # of the loss, that targets of others may cost and nothing be learnt
-SOME = 0.05
+SOME = 0.15
 EXACT = 1e-3
 
 FEW = 4  # samples that must have met each with each

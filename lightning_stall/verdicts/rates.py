@@ -12,7 +12,7 @@ MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw th
 THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
 HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
-ONWARD = -0.1  # cosine between a step and the gradient after it, under which the next step goes the same way
+LITTLE = 0.1  # share of a constant predictor's loss
 USUAL = 0.1  # weight decay up to which one is usual
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
 
@@ -64,8 +64,9 @@ def too_high(
         rate: the learning rate.
     """
     above = "baseline" in e and e["level"] > 1.3 * e["baseline"] and e.get("gain", 1.0) < 0.5
-    # weights that began near 0 grow by large steps, too; those that come too far do not want to go on
-    absurd = first > THROWN and (state == "never learned" or (state == "stalled" and overshoot > ONWARD))
+    # weights that began near 0 grow by large first steps, too, and learn
+    learnt = e.get("explained", e.get("gain", 0.0)) > LITTLE
+    absurd = first > THROWN and (state == "never learned" or (state == "stalled" and not learnt))
     wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and growth > 10) or above
     too_far = first > MUCH or ratio > MUCH or (overshoot > 0.3 and ratio > 0.2 * MUCH)
     if not (wild and too_far):
