@@ -40,6 +40,8 @@ UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run th
 LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
 
+ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
+
 _HEAD = 4  # numbers in front of the losses in the row that ranks exchange
 
 _HUBS: weakref.WeakKeyDictionary[Any, Hub] = weakref.WeakKeyDictionary()
@@ -356,7 +358,7 @@ class Hub:
         if self.checking and self.labels.seen:
             self.baseline = self.labels.baseline()
         outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
-        if self.baseline is None and self.trials is not None and outcome.state in ("converged", "never learned"):
+        if self.baseline is None and self.trials is not None and outcome.state in ASKED:
             asked = self.trials.pairing
             outcome = paired(outcome, asked.learnt(self), asked.found is not None and asked.found.exact)
         self._set_outcome(outcome)

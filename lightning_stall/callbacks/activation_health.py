@@ -16,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.measure.activations import Kind, activations, at_the_edge, fired, spread
+from lightning_stall.measure.batches import fields
+from lightning_stall.measure.entries import EntryHooks
 from lightning_stall.measure.initial import Start, starts
-from lightning_stall.readings import plain_name
+from lightning_stall.readings import plain_name, run_again
 from lightning_stall.remedies import swap
 from lightning_stall.sinks import clean_tag, themes
 
@@ -92,6 +94,8 @@ class ActivationHealth(StallCallback):
         self._spreads: list[Tensor] = []
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
+        self._looked_at_entry = False
+        self.batch: tuple[Any, int] = (None, 0)
         self._undo: Any = None
 
     # ------------------------------------------------------------------ verbs
@@ -154,6 +158,12 @@ class ActivationHealth(StallCallback):
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
             self._look_for_faded()
+        if self.hub.outcome.state == "never learned" and not self._looked_at_entry and self.batch[0] is not None:
+            self._looked_at_entry = True
+            self._look_at_entry()
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        self.batch = (batch, batch_idx)
 
     @guarded
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:
@@ -193,6 +203,7 @@ class ActivationHealth(StallCallback):
             )
 
     def detach(self) -> None:
+        self.batch = (None, 0)  # a report may outlive its run by long
         if self._undo is not None:
             self._undo()
             self._undo = None
@@ -243,6 +254,31 @@ class ActivationHealth(StallCallback):
             evidence={"dead": worst.dead, "units": float(units), "layers": float(len(dead)), "strength": worst.dead**4},
             where=[x.name for x in dead],
             remedy=remedy,
+        )
+
+    def _look_at_entry(self) -> None:
+        """Whether the inputs die before the first layer: a ReLU on raw data leaves no trace in the graph."""
+        hub, watched = self.hub, fields(self.batch[0])
+        hooks = EntryHooks()
+        hooks.install(hub.module, watched)
+        try:
+            run_again(hub.trainer, hub.module, self.batch)
+            entries = hooks.read()
+        finally:
+            hooks.remove()
+        given = [f for f in watched if f.floating and f.tensor.numel() and bool(f.tensor.detach().any())]
+        if not given or not entries or any(e.rms != 0 for e in entries):
+            return
+        named = ", ".join(f"`{e.module}`" for e in entries[:3])
+        self.tell(
+            "dead-activations",
+            f"All that enters {named} is 0, though `{given[0].name}` is not: what stands before it, such as a ReLU on "
+            "values that are all negative, lets nothing through.",
+            advice="Let the data reach a layer first, or standardise them:\n\n"
+            "    nn.Sequential(nn.Linear(n, 64), nn.ReLU(), ...)  # no activation in front",
+            statistical=True,
+            evidence={"dead": 1.0, "entries": float(len(entries)), "strength": 1.0},
+            where=[e.module for e in entries],
         )
 
     def _look_for_faded(self) -> None:

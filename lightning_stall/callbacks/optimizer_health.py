@@ -82,6 +82,7 @@ class OptimizerHealth(StallCallback):
         self.largest_early = 0.0  # of these medians, in the first LOOK steps
         self.cosines: list[float] = []
         self.first_norms: dict[str, float] = {}
+        self._monitored: dict[str, list[tuple[float, float]]] = {}  # metric of a schedule -> (value, loss) an epoch
         self._penalised: frozenset[str] = frozenset()  # weights whose size is a term of the loss
         self.steps_seen = 0
         self.growth = 1.0  # of the loss, from its least to its last finite value
@@ -200,6 +201,20 @@ class OptimizerHealth(StallCallback):
             self._judge_rate()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
+
+    def epoch_end(self) -> None:
+        """What the schedules that follow a metric have been shown."""
+        hub = self.hub
+        for config in hub.trainer.lr_scheduler_configs:
+            value = hub.trainer.callback_metrics.get(config.monitor) if config.reduce_on_plateau else None
+            if value is None or not hub.curve.n:
+                continue  # where there is one, the schedule itself waits for it here
+            seen = self._monitored.setdefault(config.monitor, [])
+            seen.append((float(value), hub.curve.level(max(8, round(hub.curve.n / (len(seen) + 1))))))
+            if len(seen) <= 64:
+                values, losses = zip(*seen, strict=True)
+                shown = config.monitor, config.scheduler.mode, values, losses
+                self._say(schedules.waits_for_worse(*shown, self.scheduled, self.top_rate))
 
     def finish(self) -> None:
         if self.hub.half_way:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ OPEN = frozenset(
 
 
 LONG = 40  # optimizer steps
+BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Occasions:
     at: int = field(default=0, init=False)  # optimizer step of the last trials; 0 before any
     epoch: int = field(default=-1, init=False)  # and their epoch
     settled: bool = field(default=False, init=False)  # a cause was borne out
-    crossed: bool = field(default=False, init=False)  # told that each prediction meets each target
+    paired: bool = field(default=False, init=False)  # told what a deal of the targets has shown
 
     @property
     def hub(self) -> Any:
@@ -54,7 +56,7 @@ class Occasions:
 
     def judged(self) -> None:
         """There is a new verdict on the outcome."""
-        self._say_crossed()
+        self._say_pairing()
         # what was not settled in one epoch is seldom settled in the next
         if (
             not self.settled
@@ -73,6 +75,10 @@ class Occasions:
         return hub.outcome.state != "stalled" or hub.step - hub.well_at >= max(LONG, hub.curve.n // 4)
 
     def finish(self) -> None:
+        self._say_pairing()
+        self._last()
+
+    def _last(self) -> None:
         """The fit ends: short runs reach their verdict only here, and what nothing has helped is looked at once more."""
         if self.hub.gate_open and not self.settled and (not self.at or self.trials.hopeless):
             self._make()
@@ -90,12 +96,34 @@ class Occasions:
         self.at, self.epoch = state.get("at", 0), state.get("epoch", -1)
         self.settled = bool(state.get("settled", False))
 
-    def _say_crossed(self) -> None:
-        """A copy's loss minds nobody's targets, since it compares each prediction with each of them."""
+    def _say_pairing(self) -> None:
+        """What was seen when a copy's targets were dealt out anew: all met all, or it likes others' better than its own."""
         found = self.trials.pairing.found
-        if found is None or found.crossed is None or not found.exact or self.crossed:
+        if found is None or self.paired:
             return
-        self.crossed = True
+        evidence = {"own": found.own, "others": found.others, "samples": float(found.samples)}
+        first = max(map(abs, self.hub.curve.first), default=math.inf)
+        bottomless = found.learnt is False and found.own < -BOTTOMLESS * first
+        if found.reversed or bottomless:
+            self.paired = True
+            self.tell(
+                "wrong-loss-for-task",
+                f"With the targets dealt out anew the loss is {found.others:.4g}, and {found.own:.4g} with each sample's "
+                + (
+                    f"own: it has fallen far below its start (at most {first:.3g} in size) and minds nobody's targets, as a "
+                    "loss without a bottom does."
+                    if bottomless
+                    else "own: it falls as predictions get worse, where it should rise with others' targets."
+                ),
+                advice="Look for a sign: minimise the negative of a likelihood, a score or a similarity:\n\n"
+                "    loss = -log_likelihood.mean()",
+                severity="critical",
+                evidence={**evidence, "strength": 0.9},
+                where=("the loss",),
+            )
+        if found.crossed is None or not found.exact:
+            return
+        self.paired = True
         target, prediction = found.crossed
         self.tell(
             "loss-shape-mismatch",
@@ -104,7 +132,7 @@ class Occasions:
             "rise.",
             advice=f"Give both the same shape, as in\n\n    target = target.reshape({prediction})  # or prediction.squeeze(-1)",
             severity="critical",
-            evidence={"own": found.own, "others": found.others, "samples": float(found.samples)},
+            evidence=evidence,
             where=("the loss",),
         )
 

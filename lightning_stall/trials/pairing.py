@@ -25,8 +25,8 @@ from lightning_stall.trials.batches import Kept, cloned, replaced, tensors
 from lightning_stall.trials.sandbox import SEED, DeclinedError, Sandbox, apart, why_not
 
 FIRST = 100  # optimizer steps before which nothing is asked
-AGAIN = 1.25  # times the steps of the last look, after which one that found nothing is made again
-BATCHES = 8
+AGAIN = 1.5  # times the steps of the last look, after which one that found nothing is made again
+BATCHES = 6
 DEALS = 2  # orders of the targets, a batch
 LEAST = 64  # samples in all
 SURE = 3.0  # standard errors
@@ -59,6 +59,11 @@ class Pairing:
         return abs(self.others - self.own) + SURE * self.error < EXACT * max(abs(self.others), abs(self.own))
 
     @property
+    def reversed(self) -> bool:
+        """Whether others' targets suit the model better than its own samples': it unlearns what it is shown."""
+        return self.samples >= LEAST and self.share < -SOME and self.own - self.others > SURE * self.error
+
+    @property
     def learnt(self) -> bool | None:
         """Whether something was learnt; None where the numbers do not tell."""
         if self.samples < LEAST:
@@ -88,7 +93,7 @@ class PairingWatch:
         if self.declined or hub.step < FIRST:
             return None
         due = hub.step >= AGAIN * self.at or (hub.ending and hub.step > self.at)
-        if self.open and due:
+        if self.open and due and (hub.checking or hub.ending):  # it waits for the device
             self.at = hub.step
             kept = list(self.trials.kept.of_one_epoch())[-BATCHES:]
             answer = pairing(hub.trainer, hub.module, kept) if kept else None

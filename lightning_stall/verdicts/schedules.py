@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from lightning_stall.outcome import LossCurve
 from lightning_stall.verdicts.inputs import Verdict
@@ -12,6 +14,8 @@ GONE, GONE_BY = 2e-3, 0.3  # share of its height under which nothing is left, an
 EARLY = 0.6  # share of the planned run; a rate spent before is spent early
 LONG = 0.2  # share of the planned run for which it must have been spent
 FALL = 0.03  # of what there was to gain: a loss that fell so much in the last quarter before was still falling
+MOVES = 3  # epochs after the first
+AGAINST = 0.75  # share of these in which the loss fell and the metric went the way that counts as worse
 APART = 3.0  # times; a length so far from the number of its own steps is in another unit
 
 ADVICE = (
@@ -47,6 +51,36 @@ def still_falling(curve: LossCurve, alive_until: int) -> tuple[float, float] | N
     if not (gained > 0 and fell > max(FALL * gained, 4 * error) and since < fell):
         return None
     return fell / gained, since / gained
+
+
+def waits_for_worse(
+    monitor: str, mode: str, values: Sequence[float], losses: Sequence[float], rate: float, top: float
+) -> Verdict | None:
+    """A schedule that lowers the rate whenever a metric does not fall (or rise), where getting better is the other way.
+
+    Args:
+        monitor, mode: of the schedule.
+        values: of the metric, an epoch.
+        losses: the training loss then. A validation loss that gets worse by overfitting has been better before.
+        rate, top: now, and at its highest.
+    """
+    moves = list(zip(pairwise(values), pairwise(losses), strict=False))
+    worse = 1.0 if mode == "min" else -1.0
+    against = sum(worse * (b - a) > 0 and after < before for (a, b), (before, after) in moves)
+    best = min(values, default=0.0) if mode == "min" else max(values, default=0.0)
+    if len(moves) < MOVES or best != values[0] or against < AGAINST * len(moves) or not rate < 0.1 * top:
+        return None
+    other = "max" if mode == "min" else "min"
+    return Verdict(
+        "learning-rate-decayed-early",
+        f'`ReduceLROnPlateau(mode="{mode}")` watches `{monitor}`, which goes the other way as the training loss falls: from '
+        f"{values[0]:.4g} to {values[-1]:.4g} in {len(values)} epochs, never better than in the first. So each epoch counts "
+        f"as bad, and the rate is {rate:.3g}, from {top:.3g}.",
+        f'Tell it which way is better:\n\n    ReduceLROnPlateau(optimizer, mode="{other}")',
+        {"rate": rate, "top_rate": top, "first": values[0], "last": values[-1], "strength": 0.95},
+        (monitor,),
+        statistical=False,
+    )
 
 
 def decayed_early(
