@@ -234,7 +234,9 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     """
     over = not outcome.bad and "baseline" in outcome.evidence and outcome.evidence.get("explained", 0.0) >= LEARNT
     spoken = _worst_by_code(
-        f for f in findings if f.speaks and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy)
+        f
+        for f in findings
+        if f.speaks and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy)
     )
     causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw

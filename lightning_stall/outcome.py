@@ -164,7 +164,11 @@ def paired(outcome: Outcome, learnt: bool | None, exact: bool) -> Outcome:
     A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`.
     """
     e = outcome.evidence
-    if learnt is None or outcome.state == "learning" or (not exact and abs(e.get("level", 0.0)) < 3 * e.get("noise", 0.0)):
+    if (
+        learnt is None
+        or outcome.state == "learning"
+        or (not exact and abs(e.get("level", 0.0)) < 3 * e.get("noise", 0.0))
+    ):
         return outcome
     return Outcome("converged" if learnt else "never learned", outcome.step, {**e, "paired": float(learnt)})
 

@@ -20,7 +20,14 @@ from torch.nn import Module, Parameter, SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lightning_stall.measure.gradients import gradient_norms, is_dtensor, norms_on_host, shard_copies, stored, total_norm
+from lightning_stall.measure.gradients import (
+    gradient_norms,
+    is_dtensor,
+    norms_on_host,
+    shard_copies,
+    stored,
+    total_norm,
+)
 from lightning_stall.measure.graph import forward_order
 from lightning_stall.measure.updates import WeightSample
 

@@ -126,8 +126,10 @@ def test_a_conclusion_quotes_its_numbers() -> None:
         "0.5; rate x1, the weights as they are: to 1; the run is at 1 there, 0.9 would be a gain. So the rate is too low."
     )
     assert "lr = 0.01" in said.advice
-    assert said.evidence["trial"] == 1.0
+    assert said.evidence["trial"] == 0.5, "ten times too low is half a witness"
     assert said.evidence["control"] == 1.0
+    (said,) = conclude(situation(), Fits([fit(1.0), fit(0.5, factor=100.0), *LOST]))
+    assert said.evidence["trial"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["verdict.py", "records.py"])

@@ -78,7 +78,7 @@ def load_cases() -> dict[str, Case]:
 
 
 def part(case: Case) -> str:
-    """"seen", or "unseen" and then "later" for those that were written without sight of the ones before."""
+    """ "seen", or "unseen" and then "later" for those that were written without sight of the ones before."""
     module = case.build.__module__
     return next((name for name in ("unseen", "later") if f".{name}." in module), "seen")
 

@@ -88,8 +88,8 @@ def _probabilities(term: Term, given: Given) -> Iterator[Fault]:
         yield from _likelihood_of(term, given)
     elif term.kind == "binary cross-entropy with logits":
         found = prediction(term)
-        for op in ("Sigmoid", "Softmax") if found is not None else ():
-            if (edge := averaged(found.edge, op)) is not None:
+        for op in ("Sigmoid", "Softmax"):
+            if found is not None and (edge := averaged(found.edge, op)) is not None:
                 yield _twice(given, op, edge, "binary cross-entropy with logits", math.log1p(math.exp(-1)), 2)
 
 

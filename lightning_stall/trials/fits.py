@@ -39,7 +39,7 @@ class Bench:
     target: int | None = None
     targets: int = 0  # numbers in the targets of one batch
     inputs: InputScale = field(default_factory=lambda: InputScale({}, {}))
-    known: Known = Known()  # what the samples tell of their targets without the model
+    known: Known = field(default_factory=Known)  # what the samples tell of their targets without the model
     cost: float = math.nan  # seconds a micro-batch, forward and backward and step
 
     @property

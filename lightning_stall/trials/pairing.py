@@ -203,7 +203,6 @@ class _Flow(TorchFunctionMode):
                     self.alive.append(t)
         return out
 
-
     def _meet(self, given: Sequence[Tensor], out: Tensor) -> None:
         """Note a field (N,) and a prediction (N, 1), or the other way round, of which each entry met each."""
         told, made = sorted(given, key=lambda t: t.requires_grad)
