@@ -97,7 +97,11 @@ RULES: tuple[Rule, ...] = (
         "activations start too small, too large or all alike",
     ),
     Rule("saturated-activations", (*_FLAT, "vanishing-gradients"), "a unit at its limit passes no gradient"),
-    Rule("dead-activations", (*_FLAT, "vanishing-gradients"), "a unit that is always zero passes no gradient"),
+    Rule(
+        "dead-activations",
+        (*_FLAT, "vanishing-gradients", "parameters-not-optimized"),
+        "a unit that is always zero passes no gradient",
+    ),
     Rule(
         "vanishing-gradients",
         (*_LOSS, "learning-rate-too-low", "learning-rate-too-high"),

@@ -30,6 +30,7 @@ EARLY = 16  # optimizer steps in which a model still is as it was made
 DEEP = 5  # activations in a row from which on a signal may fade
 FADED = 0.01  # share of the spread between samples that is left, under which it has
 MEMORY = 4  # checks over which a unit must not have fired
+FAR_OFF = 8.0  # times a constant predictor's loss, that a classifier's first loss may be
 GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
 
 
@@ -95,6 +96,7 @@ class ActivationHealth(StallCallback):
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
         self._looked_at_entry = False
+        self.starts_said = False  # weights that start badly, which is why the first loss is what it is
         self.batch: tuple[Any, int] = (None, 0)
         self._undo: Any = None
 
@@ -154,6 +156,7 @@ class ActivationHealth(StallCallback):
         self._look_for_dead()
         self._look_for_saturated()
         self._look_at_start()
+        self._look_at_first_loss()
 
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
@@ -337,6 +340,7 @@ class ActivationHealth(StallCallback):
             strength = min(1.0, 0.5 + 0.2 * math.log10(max(far, 1.0)) + 0.2 * most)
         else:
             return
+        self.starts_said = True
         self.tell(
             "bad-initialization",
             f"{seen}.",
@@ -345,6 +349,29 @@ class ActivationHealth(StallCallback):
             statistical=True,
             evidence={"gain": typical, "layers": float(len(self.starts)), "strength": strength},
             where=[s.name for s in (*alike, *off)],
+        )
+
+    def _look_at_first_loss(self) -> None:
+        """Before any step a classifier knows nothing, and should be as unsure as that."""
+        hub = self.hub
+        first = hub.curve.first[0] if hub.curve.first else math.nan
+        if self.starts_said or not str(hub.labels.kind).endswith("cross-entropy") or not hub.baseline:
+            return
+        if not FAR_OFF * hub.baseline < first < math.inf:
+            return
+        self.tell(
+            "bad-initialization",
+            f"The first loss is {first:.4g}, where a classifier that knows nothing has {hub.baseline:.4g}: its first outputs "
+            f"are sure, and wrong; up to {FAR_OFF:g} times would pass.",
+            advice="Make the last layer's weights smaller, so that it begins unsure:\n\n"
+            "    nn.init.normal_(head.weight, std=0.02); nn.init.zeros_(head.bias)",
+            statistical=True,
+            evidence={
+                "first_loss": first,
+                "baseline": hub.baseline,
+                "strength": min(0.9, 0.4 + 0.3 * math.log10(first / hub.baseline / FAR_OFF)),
+            },
+            where=("the loss",),
         )
 
     def _look_at_modes(self) -> None:

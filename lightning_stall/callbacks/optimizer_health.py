@@ -100,6 +100,7 @@ class OptimizerHealth(StallCallback):
         self._gone: dict[int, list[Tensor]] = {}  # and whether none of it was left for its step, at checks
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
+        self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
 
@@ -165,6 +166,8 @@ class OptimizerHealth(StallCallback):
 
     def observe(self, reading: StepReading) -> None:
         self.steps_seen += 1
+        if reading.step <= LOOK:
+            self._sloped.update(n for n, norm in zip(reading.names, reading.norms, strict=True) if norm != 0)
         self.rate = reading.rate
         factor = self.hub.rate.factor
         self.scheduled = (
@@ -311,12 +314,20 @@ class OptimizerHealth(StallCallback):
         """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
         if self.hub.step not in (8, 16) or not self._with_grad:
             return
-        idle = []
+        idle, still = [], []
         for name, module in self.hub.module.named_modules():
             own = list(module.parameters(recurse=False))
-            if own and not any(id(p) in self._with_grad for p in own) and untrained(module):
-                idle.append((plain_name(name), sum(p.numel() for p in own), not any(p.requires_grad for p in own)))
-        self._say(held_by.idle(idle, sum(p.numel() for p in self.hub.module.parameters())))
+            whole = plain_name(name)
+            known = {f"{whole}.{n}" if whole else n for n, _ in module.named_parameters(recurse=False)}
+            found = (whole, sum(p.numel() for p in own), not any(p.requires_grad for p in own))
+            if not own or not untrained(module):
+                continue
+            if not any(id(p) in self._with_grad for p in own):
+                idle.append(found)
+            elif known and not known & self._sloped:
+                still.append(found)  # each gradient so far was exactly 0
+        total = sum(p.numel() for p in self.hub.module.parameters())
+        self._say(held_by.idle(idle, total) or held_by.without_slope(still, total))
 
     def _look_at_clearing(self) -> None:
         hub = self.hub

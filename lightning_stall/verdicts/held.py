@@ -58,6 +58,22 @@ def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
     )
 
 
+def without_slope(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
+    """Layers as torch drew them whose every gradient was exactly 0; see `idle`. Units that are dead explain it, too."""
+    count = sum(n for _, n, _ in layers)
+    if not layers or count < IDLE * total:
+        return None
+    return Verdict(
+        "parameters-not-optimized",
+        f"Every gradient of {len(layers)} layers with {100 * count / total:.0f} % of all weights has been exactly 0; up to "
+        f"{100 * IDLE:.0f} % might be meant. Something between them and the loss has no slope.",
+        "Look for an operation without a slope behind them, such as `round`, `sign`, `argmax` or a comparison, and let the "
+        "gradient through:\n\n    whole = code + (code.round() - code).detach()",
+        {"weights": float(count), "of": float(total), "strength": min(0.9, 0.3 + 0.5 * count / total)},
+        tuple(name for name, _, _ in layers),
+    )
+
+
 def without_gradient(optimizer: int, steps: int, names: Sequence[str], count: int) -> Verdict:
     """None of an optimizer's steps found a gradient, and no backward pass made one."""
     return Verdict(
