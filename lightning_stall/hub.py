@@ -72,6 +72,7 @@ class Hub:
         self.outcome = Outcome()
         self.well_at = 0  # the last step at which the outcome was not bad
         self.baseline: float | None = None
+        self.mastered = math.nan  # share of the errors of a constant class that are made no more (see `Labels`)
         self.rate = RateScale()
         self.trials: Any = None  # a `trials.plan.Trials`, where StallReport may make trials: what remedies may ask
         self.world_size: int = trainer.world_size
@@ -356,8 +357,8 @@ class Hub:
 
     def _judge(self) -> None:
         if self.checking and self.labels.seen:
-            self.baseline = self.labels.baseline()
-        outcome = judge(self.curve, self.step, self.baseline, self.labels.floor)
+            self.baseline, self.mastered = self.labels.baseline(), self.labels.mastered()
+        outcome = judge(self.curve, self.step, self.baseline, self.labels.floor, self.mastered)
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:
             asked = self.trials.pairing
             outcome = paired(outcome, asked.learnt(self), asked.found is not None and asked.found.exact)

@@ -22,6 +22,7 @@ BAD: frozenset[str] = frozenset({"stalled", "never learned", "diverging", "oscil
 FEW_STEPS = 20  # optimizer steps under which nothing but a non-finite loss is judged
 LONG_ENOUGH = 100  # optimizer steps at the full rate before "never learned" may be said
 SIGNED = 4.0  # times its first values, that a loss of either sign must rise by to diverge
+MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
 
@@ -140,7 +141,9 @@ class LossCurve:
         return math.sqrt(min(typical, fmean(jumps)) / 2)
 
 
-def judge(curve: LossCurve, step: int, baseline: float | None = None, floor: float | None = None) -> Outcome:
+def judge(
+    curve: LossCurve, step: int, baseline: float | None = None, floor: float | None = None, mastered: float = math.nan
+) -> Outcome:
     """How a run with this loss curve fares.
 
     Args:
@@ -148,6 +151,8 @@ def judge(curve: LossCurve, step: int, baseline: float | None = None, floor: flo
         step: the optimizer step to put on the verdict.
         baseline: the loss of the best constant predictor on the labels seen, where known.
         floor: the least value this loss can take (0 for cross-entropy on hard labels, MSE, L1), where known.
+        mastered: share of the errors of always naming the largest class that are made no more, NaN where not known. A
+            classifier that is right is no constant one, whatever a few sure and wrong answers make of its loss.
     """
     if curve.bad_steps:
         return Outcome("non-finite", step, {"steps in a row": float(curve.bad_steps)})
@@ -155,7 +160,12 @@ def judge(curve: LossCurve, step: int, baseline: float | None = None, floor: flo
         return Outcome("too early", step)
     shape = _Shape.of(curve, baseline, floor)
     state = _state(curve, shape)
-    return Outcome(state, step, shape.evidence())
+    evidence = shape.evidence()
+    if not math.isnan(mastered):
+        evidence["mastered"] = mastered
+        if state == "never learned" and mastered > MASTERED:
+            state = "stalled"
+    return Outcome(state, step, evidence)
 
 
 def paired(outcome: Outcome, learnt: bool | None, exact: bool) -> Outcome:

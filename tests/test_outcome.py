@@ -6,9 +6,11 @@ import math
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.outcome import BINS, LossCurve, Outcome, judge
 
 
@@ -117,3 +119,22 @@ def test_state_goes_on_exactly() -> None:
 def test_too_early_says_nothing() -> None:
     assert judge(LossCurve(), 0) == Outcome("too early", 0)
     assert not Outcome().bad
+
+
+def test_a_classifier_that_is_right_has_learnt_whatever_its_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(4, (256,), generator=generator)
+    logits = 0.1 * torch.randn(256, 4, generator=generator)
+    for right, least, most in ((0, 0.0, 0.0), (256, 0.9, 1.0)):
+        labels = Labels()
+        sure = logits.clone().requires_grad_()
+        scores = sure + 30.0 * torch.nn.functional.one_hot(target, 4) * (torch.arange(256) < right)[:, None]
+        seen = recognise(torch.nn.functional.cross_entropy(scores, target))
+        assert seen is not None
+        labels.update(seen)
+        assert least <= labels.mastered() <= most
+    curve = LossCurve()
+    for _ in range(150):
+        curve.update(1.4)
+    assert judge(curve, 150, baseline=1.386, floor=0.0).state == "never learned"
+    assert judge(curve, 150, baseline=1.386, floor=0.0, mastered=0.6).state == "stalled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ _REGRESSION: dict[str, Kind] = {"MseLossBackward0": "mse", "L1LossBackward0": "l
 _SMOOTH = {"SmoothL1LossBackward0": "beta", "HuberLossBackward0": "delta"}
 _NLL = {"NllLossBackward0", "NllLoss2DBackward0"}
 _BINARY = {"BinaryCrossEntropyWithLogitsBackward0", "BinaryCrossEntropyBackward0"}
+HITS = 8  # batches whose accuracy is kept
+LEAST_HITS = 64  # samples
 _MEAN = 1  # at::Reduction
 _MAX_COLUMNS = 65_536
 _MAX_CLASSES = 65_536
@@ -98,6 +101,7 @@ class Labels:
     counts: Tensor | None = field(default=None, repr=False)  # class counts, shape (C,)
     sums: Tensor | None = field(default=None, repr=False)  # count, sum, sum of squares a column, shape (3, D)
     sample: list[Tensor] = field(default_factory=list, repr=False)  # first values of each batch, for medians
+    hits: deque[Tensor] = field(default_factory=lambda: deque(maxlen=HITS), repr=False)  # (right, all) a batch
     bend: tuple[str, float] = ("beta", 1.0)  # where a smooth L1 or Huber loss turns from squares to absolutes
 
     def update(self, seen: SeenLoss) -> None:
@@ -130,6 +134,24 @@ class Labels:
             self.usable = False
             return
         self.counts = counts if self.counts is None else self.counts + counts
+        named = seen.prediction.detach()
+        named = named.argmax(1 if named.ndim > 1 else 0).reshape(-1)
+        if named.shape == target.shape:
+            self.hits.append(torch.stack([((named == target) & valid).sum(), valid.sum()]))
+
+    def mastered(self) -> float:
+        """Share of the errors of always naming the largest class that the last batches' predictions do not make.
+
+        NaN where classes are not told apart, or too few samples were seen to tell; 0 within chance.
+        """
+        if not self.usable or self.counts is None or not self.hits:
+            return math.nan
+        right, count = torch.stack(list(self.hits)).sum(0).tolist()
+        largest = float(self.counts.max() / self.counts.sum().clamp_min(1))
+        if count < LEAST_HITS or largest >= 1:
+            return math.nan
+        beyond = right / count - largest - 3 * math.sqrt(largest * (1 - largest) / count)
+        return max(0.0, beyond / (1 - largest))
 
     def _sum(self, target: Tensor) -> None:
         if not target.numel():
@@ -191,18 +213,6 @@ class Labels:
     @property
     def seen(self) -> bool:
         return self.kind is not None and self.usable
-
-
-def first_level(seen: SeenLoss) -> float | None:
-    """The loss a model should start at, that of even odds, as it knows nothing yet; 3 times as much is a bad start.
-
-    ln C for cross-entropy over C classes, ln 2 for binary cross-entropy; None for sums, weights and regressions.
-    """
-    if not seen.mean or seen.weighted:
-        return None
-    if seen.kind == "cross-entropy":
-        return math.log(max(seen.prediction.shape[1 if seen.prediction.ndim > 1 else 0], 1))
-    return math.log(2) if seen.kind == "binary cross-entropy" else None
 
 
 def _finite(value: Tensor) -> float | None:

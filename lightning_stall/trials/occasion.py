@@ -97,24 +97,20 @@ class Occasions:
         self.settled = bool(state.get("settled", False))
 
     def _say_pairing(self) -> None:
-        """What was seen when a copy's targets were dealt out anew: all met all, or it likes others' better than its own."""
+        """What was seen when a copy's targets were dealt out anew: all met all, or a loss without a bottom."""
         found = self.trials.pairing.found
         if found is None or self.paired:
             return
         evidence = {"own": found.own, "others": found.others, "samples": float(found.samples)}
         first = max(map(abs, self.hub.curve.first), default=math.inf)
-        bottomless = found.learnt is False and found.own < -BOTTOMLESS * first
-        if found.reversed or bottomless:
+        # a policy's loss may well be less for others' actions; one that runs away below zero is no policy's
+        if found.own < -BOTTOMLESS * first and (found.learnt is False or found.reversed):
             self.paired = True
             self.tell(
                 "wrong-loss-for-task",
-                f"With the targets dealt out anew the loss is {found.others:.4g}, and {found.own:.4g} with each sample's "
-                + (
-                    f"own: it has fallen far below its start (at most {first:.3g} in size) and minds nobody's targets, as a "
-                    "loss without a bottom does."
-                    if bottomless
-                    else "own: it falls as predictions get worse, where it should rise with others' targets."
-                ),
+                f"With the targets dealt out anew the loss is {found.others:.4g}, and {found.own:.4g} with each sample's own: "
+                f"it has fallen far below its start (at most {first:.3g} in size), and does not rise with others' targets, as "
+                "a loss without a bottom does.",
                 advice="Look for a sign: minimise the negative of a likelihood, a score or a similarity:\n\n"
                 "    loss = -log_likelihood.mean()",
                 severity="critical",
