@@ -125,7 +125,7 @@ def test_a_classifier_that_is_right_has_learnt_whatever_its_loss() -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(4, (256,), generator=generator)
     logits = 0.1 * torch.randn(256, 4, generator=generator)
-    for right, least, most in ((0, 0.0, 0.0), (256, 0.9, 1.0)):
+    for right, least, most in ((0, 0.0, 0.0), (256, 0.85, 1.0)):
         labels = Labels()
         sure = logits.clone().requires_grad_()
         scores = sure + 30.0 * torch.nn.functional.one_hot(target, 4) * (torch.arange(256) < right)[:, None]
