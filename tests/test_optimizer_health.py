@@ -291,3 +291,14 @@ def test_a_shard_that_has_lost_its_shape_tells_nothing(size: int) -> None:
     layer.weight = nn.Parameter(torch.zeros(size))
     assert not untrained(layer)
     assert starts(nn.Sequential(layer)) == []
+
+
+@pytest.mark.parametrize(("p", "ill"), [(0.7, True), (0.4, False)])
+def test_dropout_that_hides_what_was_learnt(p: float, ill: bool) -> None:
+    layers = nn.Linear(8, 16), nn.ReLU(), nn.Dropout(p), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(p), nn.Linear(8, 4)
+    torch.manual_seed(0)
+    report = watch(Classifier(nn.Sequential(*layers), rate=1e-2), blobs(), OptimizerHealth(), max_epochs=20)
+    told = [f for f in report.findings if f.code == "excess-regularization" and f.speaks]
+    assert bool(told) == ill
+    if told:
+        assert told[0].evidence["loss_dropped"] > 2 * told[0].evidence["loss_whole"]

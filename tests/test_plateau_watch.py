@@ -200,3 +200,81 @@ def test_tensor_rates_and_min_lr(make_trainer: Callable[..., Trainer], tensor_ra
     watcher.hub.outcome = type(watcher.hub.outcome)("diverging", 5, {})
     watcher._treat(False)
     assert watcher.scale * 1.02 == pytest.approx(0.5)
+
+
+class Seen:
+    """The rate that each call of an optimizer's step finds in its group."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rates: list[float] = []
+        step = type(optimizer).step
+        inner = getattr(step, "__wrapped__", step)
+
+        def looks(own: Any, *args: Any, **kwargs: Any) -> Any:
+            self.rates.append(float(own.param_groups[0]["lr"]))
+            return inner(own, *args, **kwargs)
+
+        # beneath the hooks that torch runs around `step`
+        optimizer.__class__ = type(
+            type(optimizer).__name__,
+            (type(optimizer),),
+            {"step": torch.optim.Optimizer.profile_hook_step(looks)},
+        )
+
+
+class Kinds(Classifier):
+    """Optimizers and loops that are not plain SGD."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(mlp(), rate=0.01)
+        self.kind = kind
+        self.automatic_optimization = kind != "manual"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if self.automatic_optimization:
+            return loss
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None
+
+    def configure_optimizers(self) -> Any:
+        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "lbfgs": lambda p: torch.optim.LBFGS(p, 0.01, max_iter=2),
+            "fused": lambda p: torch.optim.Adam(p, 0.01, fused=True),
+        }
+        optimizer = kinds.get(self.kind, lambda p: torch.optim.SGD(p, 0.01))(self.parameters())
+        self.seen = Seen(optimizer)
+        if self.kind != "plateau":
+            return optimizer
+        plateau = S.ReduceLROnPlateau(optimizer, factor=0.1, patience=1000)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "interval": "step", "monitor": "never"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.log("never", 1.0)
+
+
+@pytest.mark.parametrize("kind", ["lbfgs", "fused", "manual", "plateau"])
+def test_the_rate_is_exact_with_other_optimizers_and_loops(kind: str, make_trainer: Callable[..., Trainer]) -> None:
+    module, halves = Kinds(kind), Halves()
+    trainer = make_trainer(callbacks=[halves], max_steps=12, max_epochs=-1)
+    trainer.fit(module, blobs())
+    assert halves.failed is None
+    assert module.seen.rates == pytest.approx([0.01] * 7 + [0.005] * 5, rel=1e-9)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01, "between steps the rate is the schedule's"
+
+
+@pytest.mark.gpu
+def test_the_rate_is_exact_over_steps_that_a_scaler_skips(make_trainer: Callable[..., Trainer]) -> None:
+    module, halves = Kinds("sgd"), Halves()
+    module.corrupt = lambda x, batch_idx: x * float("inf") if batch_idx == 10 else x
+    trainer = make_trainer([halves], max_steps=14, max_epochs=-1, accelerator="gpu", precision="16-mixed")
+    trainer.fit(module, blobs())
+    assert halves.failed is None
+    made = len(module.seen.rates)  # the scaler leaves out the spoilt step, and any that its first scale overflows
+    assert 10 <= made < 14
+    assert set(module.seen.rates) == {0.01, 0.005}
+    assert module.seen.rates == sorted(module.seen.rates, reverse=True)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01

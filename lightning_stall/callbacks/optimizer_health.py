@@ -17,7 +17,7 @@ from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
-from lightning_stall.readings import StepReading, plain_name
+from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
 from lightning_stall.verdicts import held as held_by
@@ -100,6 +100,8 @@ class OptimizerHealth(StallCallback):
         self._gone: dict[int, list[Tensor]] = {}  # and whether none of it was left for its step, at checks
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
+        self._undropped = 0  # the step at which dropout's cost was last asked
+        self.batch: tuple[Any, int] = (None, 0)
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -109,6 +111,9 @@ class OptimizerHealth(StallCallback):
             self._reset()
             self._look_at_schedules()
         self.hub.rate.factors[self.state_key] = self.climb.factor
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        self.batch = (batch, batch_idx)
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
@@ -224,6 +229,7 @@ class OptimizerHealth(StallCallback):
             self._judge_regularization()
 
     def detach(self) -> None:
+        self.batch = (None, 0)  # a report may outlive its run by long
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
@@ -463,7 +469,32 @@ class OptimizerHealth(StallCallback):
             for n, m in self.hub.module.named_modules()
             if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > rates.DROPOUT
         ]
-        self._say(worn or rates.dropped(heavy))
+        self._say(worn or rates.dropped(heavy) or self._hidden_by_dropout())
+
+    def _hidden_by_dropout(self) -> Verdict | None:
+        """What dropout costs the loss of this batch, from the batch run again with it and without, now and then."""
+        hub = self.hub
+        layers = [
+            m for m in hub.module.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0
+        ]
+        again = hub.step >= 2 * self._undropped or hub.ending
+        if not layers or hub.baseline is None or self.batch[0] is None or not again:
+            return None
+        self._undropped = hub.step
+        dropped = run_again(hub.trainer, hub.module, self.batch)
+        for layer in layers:
+            layer.training = False
+        try:
+            whole = run_again(hub.trainer, hub.module, self.batch)
+        finally:
+            for layer in layers:
+                layer.training = True
+        if dropped is None or whole is None:
+            return None
+        noise = hub.outcome.evidence.get("noise", 0.0)
+        return rates.hidden(
+            float(dropped.detach()), float(whole.detach()), hub.baseline, noise, max(m.p for m in layers)
+        )
 
     def _norms(self) -> dict[str, float]:
         """Norm of each weight matrix of the first optimizer."""

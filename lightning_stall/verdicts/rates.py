@@ -14,6 +14,8 @@ HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
 LITTLE = 0.1  # share of a constant predictor's loss
 USUAL = 0.1  # weight decay up to which one is usual
+HIDDEN = 0.35  # share of a constant predictor's loss that dropout may cost
+STRONG = 0.5  # dropout below this is never too much
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
 
 
@@ -133,4 +135,25 @@ def dropped(heavy: Sequence[tuple[str, float]]) -> Verdict | None:
         "Lower it:\n\n    nn.Dropout(0.2)",
         {"dropout": most, "strength": 0.7},
         tuple(name for name, _ in heavy),
+    )
+
+
+def hidden(dropped: float, whole: float, baseline: float, noise: float, most: float) -> Verdict | None:
+    """What the model has learnt shows only without dropout.
+
+    Args:
+        dropped, whole: loss of one batch with dropout, and without.
+        baseline: a constant predictor's loss.
+        noise: of one step's loss.
+        most: the largest probability of a layer.
+    """
+    gap = dropped - whole
+    if not (gap > HIDDEN * baseline and gap > 4 * noise and most >= STRONG):
+        return None
+    return Verdict(
+        "excess-regularization",
+        f"Dropout hides what was learnt: the same batch has a loss of {dropped:.4g} with it and of {whole:.4g} without, and "
+        f"{baseline:.4g} is a constant predictor's; a gap up to {HIDDEN * baseline:.3g} would be usual.",
+        f"Lower the largest probability, now {most:g}:\n\n    nn.Dropout(0.2)",
+        {"loss_dropped": dropped, "loss_whole": whole, "dropout": most, "strength": min(0.8, 0.3 + gap / baseline)},
     )
