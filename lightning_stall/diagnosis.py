@@ -128,12 +128,26 @@ RULES: tuple[Rule, ...] = (
     Rule("loss-shape-mismatch", (*_LOSS, "uninformative-targets"), "every prediction is compared with every target"),
     Rule(
         "wrong-loss-for-task",
-        (*_LOSS, *_BROKEN, "exploding-gradients", "learning-rate-too-high", "vanishing-gradients"),
+        (
+            *_LOSS,
+            *_BROKEN,
+            "exploding-gradients",
+            "learning-rate-too-high",
+            "vanishing-gradients",
+            "parameters-not-optimized",
+        ),
         "a loss that does not measure the task leads elsewhere",
     ),
     Rule(
         "output-range-mismatch",
-        (*_FLAT, "saturated-activations", "vanishing-gradients", "unscaled-targets", "dead-activations"),
+        (
+            *_FLAT,
+            "saturated-activations",
+            "vanishing-gradients",
+            "unscaled-targets",
+            "dead-activations",
+            "parameters-not-optimized",
+        ),
         "the output cannot reach the targets, and saturates in trying",
     ),
     Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
@@ -236,7 +250,8 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
         findings: all of a run, in order. Those with severity "info" are evidence, never a cause by themselves.
         outcome: how the run fares, or fared at its end.
     """
-    over = not outcome.bad and "baseline" in outcome.evidence and outcome.evidence.get("explained", 0.0) >= LEARNT
+    e = outcome.evidence
+    over = not outcome.bad and (("baseline" in e and e.get("explained", 0.0) >= LEARNT) or e.get("paired") == 1.0)
     spoken = _worst_by_code(
         f
         for f in findings

@@ -361,7 +361,8 @@ class Hub:
         outcome = judge(self.curve, self.step, self.baseline, self.labels.floor, self.mastered)
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:
             asked = self.trials.pairing
-            outcome = paired(outcome, asked.learnt(self), asked.found is not None and asked.found.exact)
+            learnt, found = asked.learnt(self), asked.found
+            outcome = paired(outcome, learnt, found is not None and found.exact, found is not None)
         self._set_outcome(outcome)
 
     def _set_outcome(self, outcome: Outcome) -> None:

@@ -168,7 +168,7 @@ def judge(
     return Outcome(state, step, evidence)
 
 
-def paired(outcome: Outcome, learnt: bool | None, exact: bool) -> Outcome:
+def paired(outcome: Outcome, learnt: bool | None, exact: bool, asked: bool = False) -> Outcome:
     """The verdict on a loss of unknown scale, where it is known whether the model minds whose targets it is given.
 
     A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`.

@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from lightning_stall.callback import StallCallback, guarded
+from lightning_stall.diagnosis import stands_alone
 from lightning_stall.measure.activations import Kind, activations, at_the_edge, fired, spread
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.entries import EntryHooks
@@ -96,7 +97,6 @@ class ActivationHealth(StallCallback):
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
         self._looked_at_entry = False
-        self.starts_said = False  # weights that start badly, which is why the first loss is what it is
         self.batch: tuple[Any, int] = (None, 0)
         self._undo: Any = None
 
@@ -156,7 +156,6 @@ class ActivationHealth(StallCallback):
         self._look_for_dead()
         self._look_for_saturated()
         self._look_at_start()
-        self._look_at_first_loss()
 
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
@@ -164,6 +163,13 @@ class ActivationHealth(StallCallback):
         if self.hub.outcome.state == "never learned" and not self._looked_at_entry and self.batch[0] is not None:
             self._looked_at_entry = True
             self._look_at_entry()
+
+        if self.hub.gate_open:
+            self._look_at_first_loss()
+
+    def finish(self) -> None:
+        if self.hub.gate_open:
+            self._look_at_first_loss()
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         self.batch = (batch, batch_idx)
@@ -340,7 +346,6 @@ class ActivationHealth(StallCallback):
             strength = min(1.0, 0.5 + 0.2 * math.log10(max(far, 1.0)) + 0.2 * most)
         else:
             return
-        self.starts_said = True
         self.tell(
             "bad-initialization",
             f"{seen}.",
@@ -352,24 +357,25 @@ class ActivationHealth(StallCallback):
         )
 
     def _look_at_first_loss(self) -> None:
-        """Before any step a classifier knows nothing, and should be as unsure as that."""
+        """Where nothing else is known: before any step a classifier knows nothing, and should be as unsure as that."""
         hub = self.hub
-        first = hub.curve.first[0] if hub.curve.first else math.nan
-        if self.starts_said or not str(hub.labels.kind).endswith("cross-entropy") or not hub.baseline:
+        first, even = hub.curve.first[0] if hub.curve.first else math.nan, hub.labels.even_odds
+        if even is None or not FAR_OFF * even < first < math.inf:
             return
-        if not FAR_OFF * hub.baseline < first < math.inf:
+        known = [*(f for f in hub.journal.findings if f.speaks), *(f for f, _ in hub.journal.held.values())]
+        if any(stands_alone(f) for f in known):
             return
         self.tell(
             "bad-initialization",
-            f"The first loss is {first:.4g}, where a classifier that knows nothing has {hub.baseline:.4g}: its first outputs "
+            f"The first loss is {first:.4g}, where a classifier that knows nothing has {even:.4g}: its first outputs "
             f"are sure, and wrong; up to {FAR_OFF:g} times would pass.",
             advice="Make the last layer's weights smaller, so that it begins unsure:\n\n"
             "    nn.init.normal_(head.weight, std=0.02); nn.init.zeros_(head.bias)",
             statistical=True,
             evidence={
                 "first_loss": first,
-                "baseline": hub.baseline,
-                "strength": min(0.9, 0.4 + 0.3 * math.log10(first / hub.baseline / FAR_OFF)),
+                "even_odds": even,
+                "strength": min(0.9, 0.4 + 0.3 * math.log10(first / even / FAR_OFF)),
             },
             where=("the loss",),
         )

@@ -211,6 +211,15 @@ class Labels:
         return 0.0 if self.usable and self.kind in ("cross-entropy", "mse", "l1", "smooth l1") else None
 
     @property
+    def even_odds(self) -> float | None:
+        """The loss of a classifier that gives every class the same chance; None for other losses, sums and weights."""
+        if not self.usable:
+            return None
+        if self.kind == "cross-entropy" and self.counts is not None:
+            return math.log(max(len(self.counts), 2))
+        return math.log(2) if self.kind == "binary cross-entropy" else None
+
+    @property
     def seen(self) -> bool:
         return self.kind is not None and self.usable
 

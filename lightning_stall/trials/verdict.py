@@ -131,7 +131,16 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
         return []
     pairs = [(true[i], mixed[i]) for i in true if i in mixed]
-    if s.apart and s.steady and len(pairs) >= 2 and not s.bond > BOND and _no_better_than_a_guess(s, fits):
+    # units that are stuck in the run are so in its copies
+    stuck = bool(s.spoken & set(STUCK))
+    if (
+        s.apart
+        and s.steady
+        and len(pairs) >= 2
+        and not stuck
+        and not s.bond > BOND
+        and _no_better_than_a_guess(s, fits)
+    ):
         ratio = sum(t.halved for t, _ in pairs) / max(1, sum(m.halved for _, m in pairs))
         if ratio >= AS_FAST:
             return [_told(s, fits, "uninformative-targets", pairs[0][0], pairs[0][1], pace=ratio)]
