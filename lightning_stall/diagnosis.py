@@ -178,7 +178,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "overfitting", "insufficient-capacity", "categorical-as-numeric"),
         "there is nothing to learn",
     ),
-    Rule("constant-inputs", (*_FLAT, "uninformative-targets"), "inputs that never change carry nothing"),
+    Rule(
+        "constant-inputs",
+        (*_FLAT, "uninformative-targets", "dead-activations"),
+        "inputs that never change carry nothing",
+    ),
     Rule("class-imbalance", _FLAT, "always naming the large class is nearly right"),
     Rule("unshuffled-data", _LOSS, "each stretch of one class undoes the last"),
     Rule(
