@@ -310,3 +310,30 @@ def test_what_dropout_may_cost() -> None:
     assert hidden(dropped=1.2, whole=0.9, baseline=1.4, noise=0.05, most=0.7) is None
     assert hidden(dropped=1.2, whole=0.5, baseline=1.4, noise=0.3, most=0.7) is None
     assert hidden(dropped=1.2, whole=0.5, baseline=1.4, noise=0.05, most=0.3) is None
+
+
+class TwoGroups(Classifier):
+    """A body and a head with rates of their own."""
+
+    def __init__(self, body: float) -> None:
+        net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
+        with torch.no_grad():
+            net[2].weight.mul_(1e-3)  # the head sees next to nothing until the body moves
+        super().__init__(net)
+        self.body = body
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        body, head = [*self.net[:4].parameters()], [*self.net[4].parameters()]
+        return torch.optim.Adam([{"params": body, "lr": self.body}, {"params": head, "lr": 1e-3}])
+
+
+@pytest.mark.parametrize(("body", "ill"), [(1e-10, True), (1e-3, False)])
+def test_one_group_whose_rate_is_too_low(body: float, ill: bool) -> None:
+    module, watcher = TwoGroups(body), OptimizerHealth()
+    report = watch(module, blobs(), watcher, max_epochs=10)
+    assert set(watcher.by_group) == {0, 1}
+    told = [f for f in report.findings if f.code == "learning-rate-too-low" and f.speaks]
+    assert bool(told) == ill
+    if told:
+        assert told[0].where == ("parameter group 0",)
+        assert "Parameter group 0, with 95 % of the weights" in told[0].summary

@@ -79,6 +79,7 @@ class OptimizerHealth(StallCallback):
         self.level_then = math.nan  # smoothed loss at that step
         self.ratios: dict[str, float] = {}
         self.medians: list[float] = []  # median update-to-weight ratio of the last checks
+        self.by_group: dict[int, tuple[float, float]] = {}  # the last of each parameter group, and its share of weights
         self.largest_early = 0.0  # of these medians, in the first LOOK steps
         self.cosines: list[float] = []
         self.first_norms: dict[str, float] = {}
@@ -240,6 +241,7 @@ class OptimizerHealth(StallCallback):
                 "stall/updates/median_ratio": self.medians[-1],
                 "stall/updates/largest_ratio": max(finite, default=0.0),
             }
+            values |= {f"stall/updates/group_{i}_ratio": own for i, (own, _) in self.by_group.items()}
             values |= themes.updates("ratio", self.medians[-1])
             values |= themes.updates("largest_ratio", max(finite, default=0.0))
         if self.cosines:
@@ -284,12 +286,25 @@ class OptimizerHealth(StallCallback):
             del self.medians[:-8]
             if hub.step <= LOOK:
                 self.largest_early = max(self.largest_early, self.medians[-1])
+        self.by_group = self._medians_by_group(dict(zip((id(p) for p in params), names, strict=True)))
         if self._cosine is not None:
             value = float(self._cosine)
             if math.isfinite(value):
                 self.cosines.append(value)
                 del self.cosines[:-8]
             self._cosine = None
+
+    def _medians_by_group(self, names: Mapping[int, str]) -> dict[int, tuple[float, float]]:
+        """Of each parameter group, where there are several: the median ratio, and its share of all weights."""
+        groups = self.hub.readings.optimizers[0].param_groups
+        found = {}
+        held = sum(p.numel() for g in groups for p in g["params"] if p.ndim >= 2)
+        for i, group in enumerate(groups if len(groups) > 1 else ()):
+            own = [p for p in group["params"] if p.ndim >= 2 and id(p) in names]
+            moved = [r for p in own if 0 < (r := self.ratios.get(names[id(p)], 0.0)) < math.inf]
+            if moved:
+                found[i] = median(moved), sum(p.numel() for p in own) / max(held, 1)
+        return found
 
     def _look_at_what_is_held(self) -> None:
         """Parameters that the loss depends on and no optimizer holds."""
@@ -394,7 +409,14 @@ class OptimizerHealth(StallCallback):
         ratio = median(self.medians) if self.medians else math.nan
         planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
         spent = self.scheduled <= schedules.DEAD * self.top_rate
-        low = rates.too_low(ratio, planned, self.rate) if state in ("never learned", "stalled") and not spent else None
+        flat = state in ("never learned", "stalled") and not spent
+        groups = hub.readings.optimizers[0].param_groups
+        slow = {i: v for i, (r, _) in self.by_group.items() if (v := rates.too_low(r, planned, float(groups[i]["lr"])))}
+        worst = max(slow, key=lambda i: self.by_group[i][1], default=None)
+        if flat and worst is not None and len(slow) < len(self.by_group) and self.by_group[worst][1] >= rates.MOST_OF:
+            self._say(rates.of_group(slow[worst], worst, self.by_group[worst][1]))
+            return
+        low = rates.too_low(ratio, planned, self.rate) if flat else None
         if low is not None:
             self._say(low)
             if self.auto_remedy and hub.gate_open:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from lightning_stall.verdicts.inputs import Verdict
 
@@ -12,6 +13,7 @@ MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw th
 THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
 HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
+MOST_OF = 0.5  # share of the weights that a group must hold to hinder the run by a rate too low
 LITTLE = 0.1  # share of a constant predictor's loss
 USUAL = 0.1  # weight decay up to which one is usual
 HIDDEN = 0.35  # share of a constant predictor's loss that dropout may cost
@@ -48,6 +50,16 @@ def too_low(ratio: float, planned: float, rate: float) -> Verdict | None:
             "rate": rate,
             "strength": min(1.0, 0.3 - math.log10(reach / REACH) / 3),
         },
+    )
+
+
+def of_group(verdict: Verdict, group: int, share: float) -> Verdict:
+    """The same of one parameter group: some are slow on purpose, so it is less sure."""
+    return replace(
+        verdict,
+        summary=f"Parameter group {group}, with {100 * share:.0f} % of the weights: {verdict.summary}",
+        evidence={**verdict.evidence, "group": float(group), "strength": 0.7 * verdict.evidence["strength"]},
+        where=(f"parameter group {group}",),
     )
 
 
