@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate, get_worker_info
 
-from lightning_stall import DataStarvationMonitor
+from lightning_stall import DataStarvationMonitor, StallReport
 from lightning_stall.errors import MisconfigurationException
 from lightning_stall.finding import Finding
 from lightning_stall.measure.pipeline import cpu_quota, usable_cores
@@ -31,10 +31,11 @@ from lightning_stall.pipeline.clock import PHASES, Window
 from lightning_stall.pipeline.device import DeviceGaps
 from lightning_stall.pipeline.loaders import Loader
 from lightning_stall.pipeline.randomness import AlikeWatch, fingerprint, generators, moves
-from lightning_stall.pipeline.sayings import Starved, advice
+from lightning_stall.pipeline.sayings import Starved, advice, timed_out
 from lightning_stall.pipeline.tuner import Setting, Tuner
 from lightning_stall.pipeline.verdict import Crowd, Verdict
 from lightning_stall.sinks import StallWarning
+from lightning_stall.testing import Classifier, mlp
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -639,7 +640,7 @@ from torch.utils.data import DataLoader
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 from lightning.pytorch import Trainer
-from lightning_stall import DataStarvationMonitor
+from lightning_stall import DataStarvationMonitor, StallReport
 from test_data_starvation import Net, Slow
 
 rank = int(os.environ["LOCAL_RANK"])
@@ -687,3 +688,37 @@ def test_the_starving_rank_is_named_and_all_ranks_are_tuned_alike(tmp_path: Path
     assert "Rank 1 waits longest" in summary
     assert where == ["rank 1: training loader, fetch"]
     assert first["workers"] == second["workers"] > 0
+
+
+class Repeats(IterableDataset[Any]):
+    """A stream that seeds itself, so that every worker goes through all of it; or each through its own part."""
+
+    def __init__(self, shared: bool) -> None:
+        self.shared = shared
+
+    def __iter__(self) -> Any:
+        info = torch.utils.data.get_worker_info()
+        number = 0 if info is None or not self.shared else info.id
+        generator = torch.Generator().manual_seed(7 + number)
+        for _ in range(256):
+            x = torch.randn(8, generator=generator)
+            yield x, int(x.sum() > 0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_stream_that_every_worker_repeats(make_trainer: MakeTrainer, shared: bool) -> None:
+    monitor = DataStarvationMonitor()
+    report = StallReport(table=False)
+    trainer = make_trainer([monitor, report], max_epochs=3)
+    loader = DataLoader(Repeats(shared), batch_size=16, num_workers=2)
+    trainer.fit(Classifier(mlp()), loader)
+    told = [f for f in report.findings if f.code == "duplicate-randomness"]
+    assert bool(told) != shared
+    assert all("gave the same samples" in f.summary for f in told)
+
+
+def test_a_loaders_own_timeout_is_a_hang() -> None:
+    saying = timed_out(RuntimeError("DataLoader timed out after 2 seconds"))
+    assert saying is not None
+    assert saying.code == "dataloader-hang"
+    assert timed_out(RuntimeError("out of memory")) is None
