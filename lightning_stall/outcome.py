@@ -174,6 +174,8 @@ def paired(outcome: Outcome, learnt: bool | None, exact: bool, asked: bool = Fal
     A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`.
     """
     e = outcome.evidence
+    if learnt is None and asked and outcome.state == "never learned":
+        return Outcome("too early", outcome.step, e)  # it minds a little
     if (
         learnt is None
         or outcome.state == "learning"

@@ -164,3 +164,9 @@ def test_a_loss_around_zero_is_left_alone() -> None:
     assert paired(policy, learnt=False, exact=True).state == "never learned"
     learning = Outcome("learning", 100, {"level": 1.0, "noise": 0.05})
     assert paired(learning, learnt=False, exact=True) is learning
+
+
+def test_a_model_that_minds_a_little_is_waited_for() -> None:
+    flat = Outcome("never learned", 100, {"level": 1.0, "noise": 0.05})
+    assert paired(flat, learnt=None, exact=False, asked=True).state == "too early"
+    assert paired(flat, learnt=None, exact=False, asked=False) is flat
