@@ -232,6 +232,8 @@ PASSING = frozenset(
         "learning-rate-too-low",
         "insufficient-capacity",
         "uninformative-targets",
+        "unscaled-inputs",
+        "disparate-feature-scales",
         "unscaled-targets",
         "categorical-as-numeric",
         "class-imbalance",
