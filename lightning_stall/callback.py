@@ -257,9 +257,11 @@ class StallCallback(LightningCallback):
 
     def wake(self) -> None:
         """Back into Lightning's calls."""
-        for hook in _BATCH_HOOKS:
-            if vars(self).get(hook, self) is None:
-                del vars(self)[hook]
+        for hook in self._resting():
+            del vars(self)[hook]
+
+    def _resting(self) -> list[str]:
+        return [hook for hook in _BATCH_HOOKS if vars(self).get(hook, self) is None]
 
     def _drive(self, moment: str, *args: Any) -> None:
         """Pass a moment of the run on to the hub, where this is the one that does; nothing of ours escapes."""
@@ -371,7 +373,7 @@ class StallCallback(LightningCallback):
         self._restored = state_dict
 
     def __getstate__(self) -> dict[str, Any]:
-        resting = {hook for hook in _BATCH_HOOKS if vars(self).get(hook, self) is None}
+        resting = self._resting()
         return {**{k: v for k, v in vars(self).items() if k not in resting}, "_hub": None}
 
     def __repr__(self) -> str:

@@ -90,6 +90,7 @@ class Hub:
         self.step = self._steps_done(trainer) or int(trainer.global_step > 0)
         self.epoch = trainer.current_epoch
         self.batch_idx = 0
+        self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
@@ -181,6 +182,7 @@ class Hub:
                 "checkpoint does not hold them; what it says of the run begins here."
             )
         self.epoch, self.batch_idx = trainer.current_epoch, batch_idx
+        self.batch = (batch, batch_idx)
         self.step = self._steps_done(trainer) + 1
         self.checking = any(due(self.step, every) for every in self._every())
         self.readings.new_batch()
@@ -274,6 +276,7 @@ class Hub:
         """Take our hooks out of the run; may be called again."""
         if self.active:
             self.active = False
+            self.batch = (None, 0)  # a report may outlive its run by long
             for member in self.members:  # not by `_each`: this must work whatever is broken
                 self.guard(member, "detach")
                 member.wake()

@@ -51,6 +51,10 @@ class Journal:
         self.told.pop(code, None)
         self.held.pop(code, None)
 
+    def known(self) -> list[Finding]:
+        """What was told, and what is held back and would be told as soon as the outcome is bad."""
+        return [*(f for f in self.findings if f.speaks), *(f for f, _ in self.held.values())]
+
     def promote(self, step: int, epoch: int, least: float = 0.0) -> list[Finding]:
         """The outcome is bad: tell what was held back, dated now, with the evidence it had.
 

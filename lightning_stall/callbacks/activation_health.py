@@ -31,7 +31,7 @@ EARLY = 16  # optimizer steps in which a model still is as it was made
 DEEP = 5  # activations in a row from which on a signal may fade
 FADED = 0.01  # share of the spread between samples that is left, under which it has
 MEMORY = 4  # checks over which a unit must not have fired
-FAR_OFF = 8.0  # times a constant predictor's loss, that a classifier's first loss may be
+FAR_OFF = 8.0  # times the loss of even odds, that a classifier's first loss may be
 GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
 
 
@@ -97,7 +97,6 @@ class ActivationHealth(StallCallback):
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
         self._looked_at_entry = False
-        self.batch: tuple[Any, int] = (None, 0)
         self._undo: Any = None
 
     # ------------------------------------------------------------------ verbs
@@ -160,19 +159,16 @@ class ActivationHealth(StallCallback):
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
             self._look_for_faded()
-        if self.hub.outcome.state == "never learned" and not self._looked_at_entry and self.batch[0] is not None:
+        may_wait = self.hub.checking or self.hub.module.device.type == "cpu"
+        if self.hub.outcome.state == "never learned" and may_wait and not self._looked_at_entry:
             self._looked_at_entry = True
             self._look_at_entry()
-
         if self.hub.gate_open:
             self._look_at_first_loss()
 
     def finish(self) -> None:
         if self.hub.gate_open:
             self._look_at_first_loss()
-
-    def before_batch(self, batch: Any, batch_idx: int) -> None:
-        self.batch = (batch, batch_idx)
 
     @guarded
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:
@@ -212,7 +208,6 @@ class ActivationHealth(StallCallback):
             )
 
     def detach(self) -> None:
-        self.batch = (None, 0)  # a report may outlive its run by long
         if self._undo is not None:
             self._undo()
             self._undo = None
@@ -267,11 +262,11 @@ class ActivationHealth(StallCallback):
 
     def _look_at_entry(self) -> None:
         """Whether the inputs die before the first layer: a ReLU on raw data leaves no trace in the graph."""
-        hub, watched = self.hub, fields(self.batch[0])
+        hub, watched = self.hub, fields(self.hub.batch[0])
         hooks = EntryHooks()
         hooks.install(hub.module, watched)
         try:
-            run_again(hub.trainer, hub.module, self.batch)
+            run_again(hub.trainer, hub.module, self.hub.batch)
             entries = hooks.read()
         finally:
             hooks.remove()
@@ -362,8 +357,7 @@ class ActivationHealth(StallCallback):
         first, even = hub.curve.first[0] if hub.curve.first else math.nan, hub.labels.even_odds
         if even is None or not FAR_OFF * even < first < math.inf:
             return
-        known = [*(f for f in hub.journal.findings if f.speaks), *(f for f, _ in hub.journal.held.values())]
-        if any(stands_alone(f) for f in known):
+        if any(stands_alone(f) for f in hub.journal.known()):
             return
         self.tell(
             "bad-initialization",

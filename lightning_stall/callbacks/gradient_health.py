@@ -87,7 +87,6 @@ class GradientHealth(StallCallback):
         self.runs_again = False  # a module is to be searched for before the next step
         self.searched = False  # for the operation that made the first value that is no number
         self.made_here: bool | None = None  # of several ranks, whether this one's batch made the gradient that is bad
-        self.batch: tuple[Any, int] = (None, 0)
         self._control = StepControl()
         self._buffers: BufferSnapshot | None = None
 
@@ -102,7 +101,6 @@ class GradientHealth(StallCallback):
             self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.hub.module)])
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
-        self.batch = (batch, batch_idx)
         if self._buffers is not None and self.hub.readings.window_starts:
             self._buffers.take()
 
@@ -123,7 +121,7 @@ class GradientHealth(StallCallback):
         if not self.searched and not self.hub.readings.scaler:
             total = float(reading.total) if reading.known is None and self.hub.checking else reading.known
         if total is not None and not math.isfinite(total):
-            again = run_again(self.hub.trainer, self.hub.module, self.batch)
+            again = run_again(self.hub.trainer, self.hub.module, self.hub.batch)
             if again is not None and bool(again.isfinite().all()):
                 self._search(again, in_gradient=True)
                 if self.hub.distributed:
@@ -182,7 +180,6 @@ class GradientHealth(StallCallback):
             self._look_along_sequences()
 
     def detach(self) -> None:
-        self.batch = (None, 0)  # a report may outlive its run by long
         self._control.remove()
 
     def numbers(self) -> Mapping[str, float]:
@@ -291,11 +288,11 @@ class GradientHealth(StallCallback):
         where = f"after `{layer}`" if layer else "in the loss"
         self.tell(
             "unstable-operation",
-            f"Batch {self.batch[1]} of epoch {self.hub.epoch} met {found.operation}, {where}: what went in is finite, "
+            f"Batch {self.hub.batch[1]} of epoch {self.hub.epoch} met {found.operation}, {where}: what went in is finite, "
             f"what {'its gradient gives' if in_gradient else 'came out'} is not.",
             advice=f"Keep its input where it is defined:\n\n    {found.mend}",
             severity="critical",
-            evidence={"batch_idx": float(self.batch[1]), "strength": 0.9},
+            evidence={"batch_idx": float(self.hub.batch[1]), "strength": 0.9},
             where=[layer or "the loss"],
         )
 
@@ -303,12 +300,12 @@ class GradientHealth(StallCallback):
         """What the graph did not show: the first module that made it, found by running the batch once more."""
         watch = ModuleWatch(self.hub.module)
         try:
-            run_again(self.hub.trainer, self.hub.module, self.batch)
+            run_again(self.hub.trainer, self.hub.module, self.hub.batch)
         finally:
             watch.release()
         if watch.found is not None:
             self.found_operation = True
-            self._say(judge.broken_module(watch.found, self.batch[1], self.hub.epoch))
+            self._say(judge.broken_module(watch.found, self.hub.batch[1], self.hub.epoch))
 
     def _say(self, verdict: Verdict | None, step: int | None = None, remedy: str | None = None) -> bool:
         """Tell it; whether there was anything to tell."""
@@ -336,11 +333,11 @@ class GradientHealth(StallCallback):
         """Once the run is bad: whether the loss feels both ends of what the model reads. Runs one batch again."""
         hub = self.hub
         self.looked_along = True
-        if hub.distributed or self.batch[0] is None:
+        if hub.distributed or self.hub.batch[0] is None:
             return
-        sequences = Sequences(self.batch[0], hub.module)
+        sequences = Sequences(self.hub.batch[0], hub.module)
         try:
-            loss = run_again(hub.trainer, hub.module, (sequences.batch, self.batch[1]))
+            loss = run_again(hub.trainer, hub.module, (sequences.batch, self.hub.batch[1]))
             for where, profile in sequences.profiles(loss) if loss is not None else ():
                 if self._say(judge.vanished_in_time(profile, where)):
                     return

@@ -102,7 +102,6 @@ class OptimizerHealth(StallCallback):
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
         self._undropped = 0  # the step at which dropout's cost was last asked
-        self.batch: tuple[Any, int] = (None, 0)
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -112,9 +111,6 @@ class OptimizerHealth(StallCallback):
             self._reset()
             self._look_at_schedules()
         self.hub.rate.factors[self.state_key] = self.climb.factor
-
-    def before_batch(self, batch: Any, batch_idx: int) -> None:
-        self.batch = (batch, batch_idx)
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
@@ -230,7 +226,6 @@ class OptimizerHealth(StallCallback):
             self._judge_regularization()
 
     def detach(self) -> None:
-        self.batch = (None, 0)  # a report may outlive its run by long
         self.hub.rate.factors.pop(self.state_key, None)
 
     def numbers(self) -> Mapping[str, float]:
@@ -500,14 +495,14 @@ class OptimizerHealth(StallCallback):
             m for m in hub.module.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0
         ]
         again = hub.step >= 2 * self._undropped or hub.ending
-        if not layers or hub.baseline is None or self.batch[0] is None or not again:
+        if not layers or hub.baseline is None or self.hub.batch[0] is None or not again:
             return None
         self._undropped = hub.step
-        dropped = run_again(hub.trainer, hub.module, self.batch)
+        dropped = run_again(hub.trainer, hub.module, self.hub.batch)
         for layer in layers:
             layer.training = False
         try:
-            whole = run_again(hub.trainer, hub.module, self.batch)
+            whole = run_again(hub.trainer, hub.module, self.hub.batch)
         finally:
             for layer in layers:
                 layer.training = True

@@ -135,8 +135,7 @@ class Occasions:
     def _make(self) -> None:
         hub, journal = self.hub, self.hub.journal
         # those that are held back will speak as soon as this judgement is over
-        told = [*(f for f in journal.findings if f.speaks), *(f for f, _ in journal.held.values())]
-        causes = [f for f in told if stands_alone(f)]
+        causes = [f for f in journal.known() if stands_alone(f)]
         for f in causes:
             if (f.code not in OPEN or f.severity == "critical") and explains(f.code, hub.outcome.state):
                 return
