@@ -424,7 +424,6 @@ result = {
 }
 with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as file:
     json.dump(result, file)
-torch.distributed.destroy_process_group()  # or its threads may end the process by an abort
 """
 
 
