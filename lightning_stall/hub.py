@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
-LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted; later only those of checks
+LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted, and gradients measured; later perhaps at checks only
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
@@ -65,6 +65,7 @@ class Hub:
         self._module = weakref.ref(module)
         self.members: list[StallCallback] = []
         self._calls: dict[str, list[tuple[StallCallback, Any]]] = {}  # verb -> who has it, and what to call
+        self._reads_norms = True
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
@@ -193,11 +194,11 @@ class Hub:
         self._each("before_backward", loss)
 
     def after_backward(self) -> None:
-        self._own(self.readings.after_backward, self._accumulating())
+        self._own(self.readings.after_backward, self._accumulating(), self._measuring)
         self._each("after_backward")
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx)
+        self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx, self._measuring)
         if self.checking:
             self._own(self.readings.sample_weights, optimizer)
         self._each("before_step", optimizer)
@@ -329,7 +330,14 @@ class Hub:
         if not self._calls:
             self._intervals = tuple({m.every for m in self.members})
             self._calls = {v: [(m, getattr(m, v)) for m in self.members if v in m.verbs] for v in self._verbs()}
+            readers = [m for m in self.members if m.verbs & {"before_step", "observe"}]
+            self._reads_norms = any(m.reads_norms for m in readers)
         return self._intervals
+
+    @property
+    def _measuring(self) -> bool:
+        """Whether somebody reads this step's gradients."""
+        return self._reads_norms or self.checking or self.step <= LOOK_AT_LABELS
 
     def _verbs(self) -> set[str]:
         return set().union(*(m.verbs for m in self.members))

@@ -78,8 +78,8 @@ class StepReading(NamedTuple):
     batch_idx: int  # of the last micro-batch
     optimizer: int
     names: Sequence[str]
-    norms: Sequence[float]  # gradient norm of each parameter
-    total_norm: float
+    norms: Sequence[float]  # gradient norm of each parameter; none where nobody reads them at this step
+    total_norm: float  # NaN where nobody reads it
     losses: tuple[float, ...]  # of each micro-batch, undivided and unscaled
     partial_norms: tuple[float, ...]  # norm of what had been accumulated after each micro-batch but the last
     rate: float
@@ -206,10 +206,10 @@ class Readings:
             value = value / self.scaler._scale
         self._losses.append(value.item() if value.device.type == "cpu" else value)
 
-    def after_backward(self, more_to_come: bool) -> None:
+    def after_backward(self, more_to_come: bool, measure: bool = True) -> None:
         """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
         self._cache.clear()
-        if more_to_come and self.copies is None:  # FSDP1 reduces its gradients with the last micro-batch only
+        if more_to_come and measure and self.copies is None:  # FSDP1 reduces its gradients with the last micro-batch only
             params = [p for opt in self.optimizers for p in self.table(opt).params]
             self._partial.append(total_norm(gradient_norms([p.grad for p in params])))
             self.measured += 1
@@ -244,9 +244,9 @@ class Readings:
             self._tables[id(optimizer)] = table
         return table
 
-    def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int) -> GradientReading:
-        """Send this step's numbers to the host, without waiting for them."""
-        reading = self.gradients(optimizer)
+    def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int, measure: bool = True) -> None:
+        """Send this step's numbers to the host, without waiting for them. Not told to `measure`, without gradients."""
+        reading = self.gradients(optimizer) if measure else GradientReading([], [])
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
         packed: Any
         meta = {
@@ -254,28 +254,29 @@ class Readings:
             "epoch": epoch,
             "batch_idx": batch_idx,
             "optimizer": index,
-            "names": self._tables[id(optimizer)].names,
+            "names": self._tables[id(optimizer)].names if measure else [],
             "rate": self._rate(optimizer),
             "first": index not in self._posted,
             "scaled": self.scaler is not None,
             "counts": (len(self._losses), len(self._partial)),
         }
-        if reading.values is not None and all(isinstance(v, float) or v.device.type == "cpu" for v in self._losses):
+        total, norms = (reading.known, reading.values) if measure else (math.nan, [])
+        if norms is not None and all(isinstance(v, float) or v.device.type == "cpu" for v in self._losses):
             losses = [float(v) for v in (*self._losses, *self._partial)]  # nothing to wait for
-            packed = [*losses, reading.known, *reading.values]
+            packed = [*losses, total, *norms]
         else:
-            home = reading.norms.device
+            homes = (v.device for v in self._losses if isinstance(v, Tensor) and v.device.type != "cpu")
+            home = reading.norms.device if measure else next(homes)
             there = [
                 v.to(home, torch.float32, non_blocking=True)
                 if isinstance(v, Tensor)
                 else torch.full((), v, device=home, dtype=torch.float32)
-                for v in (*self._losses, *self._partial, reading.total)
+                for v in (*self._losses, *self._partial, reading.total if measure else math.nan)
             ]
-            packed = torch.cat([torch.stack(there), reading.norms])
+            packed = torch.cat([torch.stack(there), reading.norms]) if measure else torch.stack(there)
         self._posted.add(index)
         self._losses, self._partial = [], []
         self._mail.post(packed, meta)
-        return reading
 
     def _rate(self, optimizer: Optimizer) -> float:
         """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""

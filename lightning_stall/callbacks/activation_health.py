@@ -67,6 +67,7 @@ class ActivationHealth(StallCallback):
     []
     """
 
+    reads_norms = False
     codes = (
         "dead-activations",
         "saturated-activations",

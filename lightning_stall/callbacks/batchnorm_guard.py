@@ -58,6 +58,7 @@ class BatchNormBatchSizeGuard(StallCallback):
     ('batchnorm-small-batch', 'converged')
     """
 
+    reads_norms = False
     codes = (SMALL, STALE)
     shares = ("batchnorm_gap", "batchnorm_streak")
 

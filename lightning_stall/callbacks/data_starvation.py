@@ -55,6 +55,7 @@ class DataStarvationMonitor(StallCallback):
     []
     """
 
+    reads_norms = False
     codes = ("data-starvation", "too-many-workers", "duplicate-randomness", "dataloader-hang", "training-hang")
     shares = ("fetch_seconds", "step_seconds", "starved", "workers_wanted")
 

@@ -47,6 +47,7 @@ class LossCheck(StallCallback):
     'probabilities-as-logits'
     """
 
+    reads_norms = False
     codes = (
         "probabilities-as-logits",
         "loss-shape-mismatch",

@@ -54,6 +54,7 @@ class OptimizerHealth(StallCallback):
     'learning-rate-too-low'
     """
 
+    reads_norms = False
     codes = (
         "learning-rate-too-high",
         "learning-rate-too-low",

@@ -63,6 +63,7 @@ class PlateauWatch(StallCallback):
     'never learned'
     """
 
+    reads_norms = False
     codes = (
         "loss-plateau",
         "never-learned",
