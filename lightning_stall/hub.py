@@ -93,6 +93,7 @@ class Hub:
         self.batch_idx = 0
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
+        self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
         self.goes_on = not self.step  # or what was known of the steps so far is yet to be restored

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,6 +25,7 @@ class RunningInstead:
 
     layers: list[_BatchNorm]
     forced: list[_BatchNorm] = field(default_factory=list, init=False)
+    always: list[_BatchNorm] = field(default_factory=list, init=False)  # every batch is too small for these
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
 
     def install(self) -> None:
@@ -36,11 +38,13 @@ class RunningInstead:
             handle.remove()
         self._handles.clear()
 
-    def force(self, layer: _BatchNorm) -> None:
+    def force(self, layer: _BatchNorm) -> bool:
         """Normalise this layer's next batch by its running statistics, where it keeps any of its own."""
         if layer.training and layer.running_mean is not None and not isinstance(layer, nn.SyncBatchNorm):
             layer.training = False
             self.forced.append(layer)
+            return True
+        return False
 
     def release(self) -> list[_BatchNorm]:
         """Put the flags back. After the backward pass, for a checkpointed block runs again in it."""
@@ -51,8 +55,25 @@ class RunningInstead:
 
     def _meet(self, layer: Any, args: tuple[Any, ...]) -> None:
         x = args[0] if args else None
-        if isinstance(x, Tensor) and x.ndim > 1 and x.numel() == x.shape[1]:
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            return
+        if any(layer is m for m in self.always):
+            if self.force(layer):
+                _follow(layer, x)
+        elif x.numel() == x.shape[1]:
             self.force(layer)
+
+
+@torch.no_grad()
+def _follow(layer: _BatchNorm, x: Tensor) -> None:
+    """Move the running statistics towards those of this input, as the layer does in training."""
+    if x.numel() == x.shape[1] or layer.running_mean is None or layer.running_var is None:
+        return
+    share = 0.1 if layer.momentum is None else layer.momentum
+    across = [d for d in range(x.ndim) if d != 1]
+    var, mean = torch.var_mean(x.float(), across)
+    layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
+    layer.running_var.lerp_(var.to(layer.running_var.dtype), share)
 
 
 def shorten_epoch(trainer: Any, batches: int) -> Callable[[], None]:

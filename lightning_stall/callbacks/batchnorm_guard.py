@@ -21,7 +21,8 @@ from lightning_stall.sinks import clean_tag, themes
 from lightning_stall.verdicts import batchnorm as verdicts
 from lightning_stall.verdicts.batchnorm import SMALL, STALE, BothWays, Layer, Setting, Verdict
 
-Remedy = Literal["running-statistics", "drop-batch", "sync", "group-norm", "re-estimate"]
+Remedy = Literal["auto", "running-statistics", "drop-batch", "sync", "group-norm", "re-estimate"]
+AUTO = ("running-statistics", "re-estimate")  # what "auto" chooses from, by what is found
 
 PROBE_FROM = 16  # optimizer steps
 CODE = {"few": SMALL, "stale": STALE, "frozen": STALE}  # what holds, and the code that says so
@@ -43,10 +44,11 @@ class BatchNormBatchSizeGuard(StallCallback):
         min_values: values per channel and device (batch times space) from which batch statistics pass for sound. The
             mean of 8 values is off by a third of a standard deviation, their variance by a half of itself.
         remedy: what `auto_remedy` does. "running-statistics" normalises a batch that is too small by the running
-            statistics; "drop-batch" leaves out an epoch's last batch that is; "sync" and "group-norm" put SyncBatchNorm
+            statistics, and every batch once all are found to be; "re-estimate" sets the running statistics to the
+            average over the last training batches before each validation; "auto" does the first, and the second once
+            they are found to be stale. "drop-batch" leaves out an epoch's last batch that is; "sync" and "group-norm" put SyncBatchNorm
             (several accelerators only) or GroupNorm in the place of every BatchNorm before the optimizer is made, and
-            a checkpoint then loads only into a model converted likewise; "re-estimate" sets the running statistics to
-            the average over the last training batches before each validation.
+            a checkpoint then loads only into a model converted likewise.
         auto_remedy: apply it.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
@@ -66,7 +68,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         self,
         *,
         min_values: int = 8,
-        remedy: Remedy = "running-statistics",
+        remedy: Remedy = "auto",
         auto_remedy: bool = False,
         every_n_steps: int | None = None,
         mute: Sequence[str] = (),
@@ -91,6 +93,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._instead = RunningInstead(self.seen.layers)
         self._kept = KeptBatches()
         self._rehearsal: Rehearsal | None = None
+        self._refitted = self._told_new = False
         self._harmless: set[int] = set()  # numbers of rows that leave every layer enough values
         self._undo: list[Callable[[], None]] = []
 
@@ -121,7 +124,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         if self.hub.checking:
             self._probe(batch, batch_idx)
             self.seen.open()
-        if self._uses("re-estimate"):
+        if self._uses("re-estimate") and (self.remedy != "auto" or self.apart.streak or self._unfit):
             self._kept.keep(batch, batch_idx)
         if self._rows is not None and self._rows not in self._harmless:
             self._meet_small_batch(self._rows)
@@ -143,13 +146,13 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     @guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._uses("re-estimate") and not trainer.sanity_checking:
+        if self._due_for_new_ones() and not trainer.sanity_checking:
             self._reestimate()
 
     def finish(self) -> None:
         if self.seen.layers:
             self._judge(at_end=True)
-        if self._uses("re-estimate") and not self.hub.trainer.enable_validation:
+        if self._due_for_new_ones() and (self.remedy == "auto" or not self.hub.trainer.enable_validation):
             self._reestimate()
 
     def aborted(self, error: BaseException) -> None:
@@ -270,8 +273,18 @@ class BatchNormBatchSizeGuard(StallCallback):
     def _tell_alone(self, what: str, where: list[str]) -> None:
         self._tell(verdicts.alone(self.hub.batch_idx, self.hub.epoch, what, self._rows or 0, self.min_values, where))
 
+    def _spare_all(self, few: Verdict) -> None:
+        """From here on no batch is normalised by its own statistics, in the layers for which each is too small."""
+        fresh = [m for m, n in zip(self.seen.layers, self.seen.names, strict=True) if n in few.where]
+        fresh = [m for m in fresh if all(m is not other for other in self._instead.always)]
+        self._instead.always += fresh
+        if fresh:
+            self._tell(
+                few, "normalised every batch from here on by the running statistics, which go on following the batches"
+            )
+
     def _say_remedied(self) -> None:
-        layers = self._instead.release()
+        layers = [m for m in self._instead.release() if all(m is not other for other in self._instead.always)]
         if layers:
             self.remedied += 1
         if layers and self.remedied == 1:
@@ -296,12 +309,27 @@ class BatchNormBatchSizeGuard(StallCallback):
             devices=hub.world_size,
             shared=any(seen.sharing(i) > 1 for i in range(len(layers))),
         )
-        self._hold("few", verdicts.few_values(layers, setting, self.apart))
+        few = verdicts.few_values(layers, setting, self.apart)
+        self._hold("few", few)
+        if few is not None and not few.statistical and self._uses("running-statistics"):
+            self._spare_all(few)
         self._hold("stale", verdicts.stale(layers, setting, self.apart, at_end))
         self._hold("frozen", verdicts.frozen(layers))
+        if self._unfit and hub.gate_open and self._uses("re-estimate") and not at_end and not self._refitted:
+            self._refitted = True
+            self._reestimate()
+
+    @property
+    def _unfit(self) -> bool:
+        """Whether averages that nothing moves any more do not fit what they get."""
+        return "frozen" in self._holding
+
+    def _due_for_new_ones(self) -> bool:
+        """Whether running statistics are to be estimated anew, where the remedy is to."""
+        return self._uses("re-estimate") and (self.remedy != "auto" or "stale" in self._holding)
 
     def _uses(self, remedy: Remedy) -> bool:
-        return self.auto_remedy and self.remedy == remedy
+        return self.auto_remedy and (self.remedy == remedy or (self.remedy == "auto" and remedy in AUTO))
 
     def _hold(self, what: str, verdict: Verdict | None) -> None:
         """Tell what holds, and take back what does so no more, unless something else still says the same."""
@@ -342,19 +370,23 @@ class BatchNormBatchSizeGuard(StallCallback):
         if losses is not None:
             top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
             self.apart.update(hub.step, *losses, top, hub.curve.noise())
+            hub.evaluates_apart = self.apart.streak >= verdicts.IN_A_ROW
 
     def _reestimate(self) -> None:
         """Average the statistics of the last batches, at the weights as they are."""
-        batches = list(self._kept.batches)
+        batches, seen = list(self._kept.batches), self.seen
         if self._rehearsal is None:
             return
-        done = self._rehearsal.reestimate([self.seen.layers[i] for i in self.seen.values], batches)
+        which = {*seen.values, *(seen.frozen if self._unfit else ())}
+        done = self._rehearsal.reestimate([seen.layers[i] for i in sorted(which)], batches)
         self.remedied += done > 0
-        if done and self.remedied == 1:
+        if done and not self._told_new:
+            self._told_new = True
             self.tell(
                 STALE,
-                f"{done} layers would evaluate by averages over past weights; those of the present weights would do.",
+                f"{verdicts.count(done, 'layer')} would normalise by averages over past weights; those of the present "
+                "weights would do.",
                 severity="info",
                 evidence={"layers": done, "batches": len(batches)},
-                remedy=f"re-estimated them from the last {len(batches)} batches, before this evaluation and any later",
+                remedy=f"estimated them anew from the last {len(batches)} batches",
             )

@@ -147,6 +147,8 @@ class PlateauWatch(StallCallback):
         for name, value in validation_losses(hub.trainer).items():
             watch = self.overfit.setdefault(name, Overfitting())
             if watch.update(value, level, hub.baseline or 0.0):
+                if hub.evaluates_apart:
+                    continue  # the training data would fare as badly, evaluated
                 self._tell_overfitting(name, watch, self._stop(name))
             elif self.auto_remedy and self.rollback and watch.since == 0:
                 self.best[name] = WeightsSnapshot()
