@@ -29,6 +29,7 @@ VERBS = (
     "step_end",
     "observe",
     "judged",
+    "act",
     "check",
     "validated",
     "epoch_end",
@@ -131,6 +132,9 @@ class StallCallback(LightningCallback):
 
     def judged(self) -> None:
         """There is a new verdict on the outcome, the same on every rank."""
+
+    def act(self) -> None:
+        """Everybody has judged: the remedies that weigh what the others have found. The same moment on every rank."""
 
     def check(self) -> None:
         """A check is due (`every`): waiting for the device is allowed here, and every rank is here."""

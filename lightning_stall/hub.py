@@ -93,6 +93,8 @@ class Hub:
         self.batch_idx = 0
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
+        self.mended_at = 0  # the last step at which a remedy took hold of what threw the run, and 0 before any
+        self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True
@@ -216,11 +218,13 @@ class Hub:
             if self.checking:
                 self._meet()
                 self._each("judged")
+                self._each("act")
         elif self.checking or self.step % JUDGE_EVERY == 0:
             self._own(self._judge)
             self._each("judged")
             if self.gate_open and not self.checking:
                 self.journal.promote(self.step, self.epoch)
+            self._each("act")
         if self.checking:
             self._check()
 
@@ -360,7 +364,8 @@ class Hub:
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""
         for reading in self.readings.collect(wait):
-            if reading.first and len(self.readings.optimizers) == 1 and reading.loss is not None:
+            spared = reading.step in self.spared
+            if reading.first and len(self.readings.optimizers) == 1 and reading.loss is not None and not spared:
                 if self.distributed:
                     self._series.append((_bounded(reading.loss), reading.rate))
                 else:

@@ -22,6 +22,7 @@ from lightning_stall.sinks.console import tell
 from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
+USUAL = 1.0  # gradient norm that is most often clipped to
 ANEW = "it learns anew what is usual, and clips nothing until then."
 
 
@@ -88,6 +89,8 @@ class AutoClip(StallCallback):
         self.method, self.percentile, self.z_threshold = method, percentile, z_threshold
         self.history, self.warmup, self.exact_skip = history, warmup, exact_skip
         self.skipped = 0
+        self.most = math.inf  # a limit for all steps, once gradients have exploded from the start
+        self.tightest = False  # a looser one has been tried, and was too loose
         self._rules: dict[int, Tensor] = {}  # of each optimizer, as a checkpoint kept it
         self._reset()
 
@@ -114,7 +117,8 @@ class AutoClip(StallCallback):
     def begin(self) -> None:
         self._reset()
         if not self.hub.step:
-            self._rules, self.skipped = {}, 0
+            self._rules, self.skipped, self.most = {}, 0, math.inf
+            self.tightest = False
         for optimizer in self.hub.readings.optimizers:
             if hasattr(optimizer, "register_step_post_hook"):
                 self._hooks.append(optimizer.register_step_post_hook(self._step_used))
@@ -143,11 +147,13 @@ class AutoClip(StallCallback):
         total = reading.known
         if watched.device is not None or total is None:
             limit = watched.rule.update(reading.total)
+            if self.most < math.inf:
+                limit = limit.clamp(max=self.most)
             watched.add(reading.total, limit)
             if self.auto_remedy:
                 self._act_on_device(optimizer, reading, limit)
             return
-        limit = watched.rule.update(total)
+        limit = min(watched.rule.update(total), self.most)
         watched.add(total, limit)
         if self.auto_remedy and not math.isfinite(total):
             self._leave_out(optimizer, True)
@@ -174,6 +180,23 @@ class AutoClip(StallCallback):
                 remedy=f"left out step {reading.step} before it reached the weights",
                 step=reading.step,
             )
+
+    def judged(self) -> None:
+        hub = self.hub
+        burst = [f for f in hub.journal.known() if f.code == "exploding-gradients" and "steepness" in f.evidence]
+        if self.auto_remedy and USUAL < self.most < math.inf and not self.tightest and hub.curve.bad_steps:
+            self.most, self.tightest, hub.mended_at = max(USUAL, self.most / 10), True, hub.step
+        if not burst or not self.auto_remedy or self.most < math.inf:
+            return
+        self.most, hub.mended_at = USUAL, hub.step
+        self.tell(
+            "exploding-gradients",
+            f"The first gradients promised steps that no weights stand: {burst[-1].evidence['steepness']:.3g} times the "
+            f"loss for one as long as the weights; {USUAL:g} is the usual limit of a norm.",
+            severity="info",
+            evidence={"limit": USUAL},
+            remedy=f"cut all gradients to a norm of {USUAL:g} from step {hub.step + 1} on",
+        )
 
     def check(self) -> None:
         for watched in self._watched.values():
@@ -211,14 +234,14 @@ class AutoClip(StallCallback):
 
     def state(self) -> dict[str, Any]:
         rules = self._rules | {self._index(w.optimizer): w.rule.save() for w in self._watched.values()}
-        return {"rules": rules, "skipped": self.skipped, "method": self.method}
+        return {"rules": rules, "skipped": self.skipped, "method": self.method, "most": self.most}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         wrote = state.get("method", self.method)
         if wrote != self.method:
             tell(f"AutoClip(method={self.method!r}) cannot go on from a checkpoint of {wrote!r}: {ANEW}")
         self._rules = {int(index): saved for index, saved in state["rules"].items()} if wrote == self.method else {}
-        self.skipped = state["skipped"]
+        self.skipped, self.most = state["skipped"], state.get("most", math.inf)
 
     # ------------------------------------------------------------------ clipping
 
@@ -314,8 +337,12 @@ class AutoClip(StallCallback):
         for whose, found in suspects:
             if found is None or not clipped.shrinks_steps(watched.optimizer, found.left * usual, elements):
                 continue
-            remedy = None
-            if found is own:
+            remedy, capped = None, found is own and self.most < math.inf
+            if capped:
+                if not self._loosen(found.left):
+                    return
+                remedy = f"loosened its limit to {self.most:.3g}"
+            elif found is own:
                 watched.restart([total for total, _ in pairs[-clipped.ENOUGH :]])
                 remedy = (
                     f"forgot all but the last {clipped.ENOUGH} norms, which loosens its limit of {pairs[-1][1]:.3g}"
@@ -323,13 +350,23 @@ class AutoClip(StallCallback):
             self.tell(
                 "clipping-too-tight",
                 found.text(whose, usual),
-                statistical=True,
+                severity="info" if capped else "warning",  # its own tightness is no cause of anything
+                statistical=not capped,
                 evidence={"left": found.left, "share_clipped": found.share, "usual_norm": usual},
                 where=[type(watched.optimizer).__name__],
                 remedy=remedy,
             )
             return
         self.retract("clipping-too-tight")
+
+    def _loosen(self, left: float) -> bool:
+        """Ten times as much, or as would be fine, while the run bears it; whether it was done."""
+        if self.hub.outcome.state in ("diverging", "non-finite", "oscillating") or self.hub.curve.bad_steps:
+            return False
+        if self.tightest:
+            return False
+        self.most *= min(10.0, clipped.TIGHT / left)
+        return True
 
     def _introduce(self) -> None:
         """Once: what it would do where it may not clip, or which of two limits rules."""

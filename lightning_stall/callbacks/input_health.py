@@ -23,11 +23,13 @@ from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies_inputs import LeaveOut, Standardizer
 from lightning_stall.sinks import themes
+from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.batches import BatchJudge, Context, nonfinite, too_little
 from lightning_stall.verdicts.inputs import Verdict
 
 FITTED_ON = 8  # batches before a standardisation may be fitted
+LATELY = 20  # optimizer steps in which a thrown loss makes it look for outliers before the next check
 KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
 LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen, where epochs are endless
 SCALES = frozenset({"unscaled-inputs", "disparate-feature-scales"})
@@ -99,6 +101,7 @@ class InputHealth(StallCallback):
         self.standardize = standardize
         self.standardizer = Standardizer()
         self.skipped = 0  # of earlier fits of this run
+        self.kept_limits: dict[str, Tensor] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -124,6 +127,7 @@ class InputHealth(StallCallback):
     def begin(self) -> None:
         self._reset()
         hub = self.hub
+        self.watch.limits, self.kept_limits = (dict(self.kept_limits) if hub.step else {}), {}
         if not hub.step:
             self.skipped = 0
             self.standardizer = Standardizer()
@@ -138,10 +142,10 @@ class InputHealth(StallCallback):
         self._found, self._measured = fields(batch), False
         starts = hub.readings.window_starts
         if starts:
-            watch.bad_here, watch.bad = False, None
+            watch.bad_here, watch.bad, watch.far_here = False, None, False
         watch.look(self._found, hub.step, hub.epoch, batch_idx)
         if self._remedy is not None:
-            self._remedy.before_batch(starts, watch.bad_here, always=hub.distributed)
+            self._remedy.before_batch(starts, watch.bad_here | watch.far_here, always=hub.distributed)
         if hub.checking and hub.step <= 2:
             watch.watch_entries(hub.module, self._found)
 
@@ -170,6 +174,12 @@ class InputHealth(StallCallback):
             self._sample = WeightSample([stored(p.detach()) if is_dtensor(p) else p for p in reading.params])
             self._sample.take()
         together = self._remedy is not None and self.hub.distributed  # all ranks leave a step out, or none
+        if self._remedy is not None and self.watch.far_here is not False:
+            self._remedy.apply(optimizer, torch.as_tensor(self.watch.far_here, device=total.device))
+            if self.watch.far_here is True:
+                self.hub.spared.add(self.hub.step)
+                self._before = before
+                return
         if bad is False and not together:
             return
         broken = ~torch.isfinite(total)
@@ -223,6 +233,14 @@ class InputHealth(StallCallback):
             self._read_validation()
 
     # ------------------------------------------------------------------ judging
+
+    def judged(self) -> None:
+        """Between checks, where a remedy waits for it: whether a single batch has thrown the loss."""
+        if self._remedy is None or self.hub.checking or self.hub.module.device.type != "cpu" or self.hub.distributed:
+            return
+        recent = [loss for _, loss in self._losses][-LATELY:]
+        if recent and not max(map(abs, recent)) < judge_inputs.THROWN * median(map(abs, recent)):
+            self._say("corrupt-samples", self.judge.corrupt(self.watch, self._context()))
 
     def check(self) -> None:
         if self.validation.unread:
@@ -284,6 +302,8 @@ class InputHealth(StallCallback):
             return
         if self.standardize and code in SCALES:
             remedy = self._fit(verdict.where[0].partition(":")[0])
+        if code == "corrupt-samples" and self._remedy is not None and not self.hub.distributed:
+            remedy = self._leave_out_such(verdict)
         self.tell(
             code,
             verdict.summary,
@@ -295,6 +315,17 @@ class InputHealth(StallCallback):
             remedy=remedy,
             step=step,
         )
+
+    def _leave_out_such(self, verdict: Verdict) -> str | None:
+        """From here on leave out each step with a batch as far out; where only a bad run tells, once it is one."""
+        if verdict.statistical and not self.hub.gate_open:
+            return None
+        where = {place.partition(":")[0].partition(", column")[0] for place in verdict.where}
+        fresh = [name for name in where - self.watch.limits.keys() if self.watch.set_limits(name)]
+        if not fresh:
+            return None
+        self.hub.mended_at = self.hub.step
+        return f"left out each such batch from step {self.hub.step + 1} on"
 
     def _tell_nonfinite(self, bad: BadBatch | None, validation: bool = False) -> None:
         if bad is not None:
@@ -356,10 +387,11 @@ class InputHealth(StallCallback):
 
     def state(self) -> dict[str, Any]:
         skipped = self._remedy.skipped if self._remedy is not None else self.skipped
-        return {"skipped": skipped, "standardizer": self.standardizer.state_dict()}
+        return {"skipped": skipped, "standardizer": self.standardizer.state_dict(), "limits": dict(self.watch.limits)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.skipped = state["skipped"]
+        self.kept_limits = state.get("limits", {})
         self.standardizer.load_state_dict(state["standardizer"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

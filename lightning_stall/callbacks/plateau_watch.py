@@ -118,6 +118,8 @@ class PlateauWatch(StallCallback):
         self.value = math.nan
         self.warned = False
         self.good = WeightsSnapshot()
+        self.flat = False  # whether the plateau holds, as of the last verdict
+        self.mended_at = 0  # the last remedy of another's after which this one went back
         self.in_a_row = 0  # reductions for divergence, each right after the last
         self.first = WeightsSnapshot()  # where the run began, for when a trial says that it should begin again
         self.tried_at = 0  # step of the last trial that was heeded
@@ -171,11 +173,13 @@ class PlateauWatch(StallCallback):
             if hub.distributed:
                 self.value = hub.mean_shared("monitor")
         self._tell_outcome()
-        holds = self._update_plateau()
+        self.flat = self._update_plateau()
+
+    def act(self) -> None:
         if self.auto_remedy:
             self._judge_reduction()
-            if not self._heed_trial():
-                self._treat(holds)
+            if not self._begin_again() and not self._heed_trial():
+                self._treat(self.flat)
             well = self.hub.outcome.state in ("learning", "converged") and self.hub.step >= self.rests_until
             if self.rollback and well and self.hub.step > 1.5 * self.good.step + 50:
                 self._keep()
@@ -223,6 +227,7 @@ class PlateauWatch(StallCallback):
             "rests_until",
             "value",
             "undone",
+            "mended_at",
         )
         state = {name: getattr(self, name) for name in kept}
         overfit = {name: watch.state_dict() for name, watch in self.overfit.items()}
@@ -408,6 +413,26 @@ class PlateauWatch(StallCallback):
             remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}{back}",
         )
 
+    def _begin_again(self) -> bool:
+        """Another's remedy has taken hold of what threw the weights: go back to those before it; whether it did."""
+        hub = self.hub
+        if hub.mended_at <= self.mended_at:
+            return False
+        self.mended_at = hub.mended_at
+        self.rests_until = hub.step + (self.cooldown or SHORT_COOLDOWN)
+        self.changed_at = self.plateau.since = self.plateau.failed = 0
+        thrown_about = hub.outcome.bad or hub.curve.bad_steps
+        back = self._go_back() if self.rollback and self.good.taken and thrown_about else ""
+        if back:
+            self.tell(
+                "loss-diverging",
+                f"What had thrown the weights is taken care of since step {hub.mended_at}; the loss was {_level_of(hub)}.",
+                severity="info",
+                evidence={"mended_at": float(hub.mended_at)},
+                remedy=back.removeprefix(", and "),
+            )
+        return True
+
     def _heed_trial(self) -> bool:
         """Do what a trial on a copy has done, where it learnt at a lower rate; whether there was one to heed."""
         hub = self.hub
@@ -507,6 +532,10 @@ def thrown(losses: Sequence[float], start: float, best: float) -> bool:
     middle = median(losses)
     robust = 1.4826 * median([abs(v - middle) for v in losses])
     return stdev(losses) > THROWN * robust and not middle - best > 0.25 * abs(start - best)
+
+
+def _level_of(hub: Any) -> str:
+    return f"{hub.curve.level(MEASURE):.4g}" if hub.curve.n else "not a number"
 
 
 def _n(evidence: Mapping[str, float], name: str) -> str:

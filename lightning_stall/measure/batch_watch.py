@@ -65,6 +65,8 @@ class BatchWatch:
     guessed: FieldWatch | None = None  # a float field that may be the target, where the loss does not tell
     bad: BadBatch | None = None  # the first of this window, on the CPU
     bad_here: bool | Tensor = False  # whether this accumulation window holds such a batch
+    limits: dict[str, Tensor] = field(default_factory=dict)  # by field, of a magnitude; none until one is set
+    far_here: bool | Tensor = False  # whether this window holds a batch with a magnitude beyond its limit
     batches: int = 0  # all that were looked at
     measured: int = 0
     rows: int = 0
@@ -87,20 +89,42 @@ class BatchWatch:
                 largest = extremes(f.tensor)
                 history.add(step, epoch, batch_idx, largest)
                 self.bad_here = ~torch.isfinite(largest).all() | self.bad_here
+                if self.limits:
+                    self._compare(f.name, largest)
                 continue
             if is_table(f.tensor) and not history.even:
                 columns = extremes(f.tensor)
                 history.add(step, epoch, batch_idx, columns)
                 peak = float(columns.max())  # NaN where any is
+                if self.limits:
+                    self._compare(f.name, columns)
             else:
                 peak = extreme(f.tensor)
                 history.add(step, epoch, batch_idx, peak)
+                if self.limits:
+                    self._compare(f.name, torch.tensor([peak]))
             if not math.isfinite(peak):
                 self.bad_here = True
                 if self.bad is None:
                     self.bad = locate(f, step, epoch, batch_idx)
             elif f.tensor.ndim and peak > SUSPICIOUS * history.usual:
                 history.rows[step] = int(row_of_largest(f.tensor))
+
+    def set_limits(self, name: str) -> bool:
+        """From now on note batches in which this field leaps out of its history; waits for the device."""
+        limits = self.extremes[name].limits() if name in self.extremes else None
+        if limits is not None:
+            self.limits[name] = limits
+        return limits is not None
+
+    def _compare(self, name: str, largest: Tensor) -> None:
+        limit = self.limits.get(name)
+        if limit is not None and limit.shape != largest.shape and self.set_limits(name):
+            limit = self.limits[name]  # columns that turned out alike are one by now
+        if limit is None or limit.shape != largest.shape:
+            return
+        far = (largest > limit.to(largest.device)).any()
+        self.far_here = (bool(far) if far.device.type == "cpu" else far) | self.far_here
 
     def watch_entries(self, module: Any, found: Sequence[Field]) -> None:
         """Watch what the first trained layers receive in the forward pass that follows."""

@@ -209,18 +209,36 @@ class ExtremeHistory:
             self.entries.clear()
         self.entries.append((step, epoch, batch_idx, largest))
 
+    def limits(self) -> Tensor | None:
+        """The magnitude of each column, or of all, beyond which a batch leaps out of the history; on its device."""
+        if len(self.entries) < 8:
+            return None
+        last = self.entries[-1][3]
+        _, middle, limit = self._bounds(self._sizes())
+        most = (middle + limit).exp()
+        most[middle <= math.log(1e-29)] = math.inf  # nothing but zeros so far
+        return most.to(last.device) if isinstance(last, Tensor) else most
+
+    def _sizes(self) -> Tensor:
+        """The magnitudes, (batches, columns), those that are not finite as 0; waits for the device."""
+        values = [e[3] for e in self.entries]
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        sizes = torch.stack(tensors).cpu() if tensors else torch.tensor(values, dtype=torch.float32)[:, None]
+        return torch.where(sizes.isfinite(), sizes, torch.zeros_like(sizes))
+
+    def _bounds(self, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logarithms of the magnitudes, their medians, and how far above these one may lie."""
+        logs = sizes.clamp_min(1e-30).log()
+        middle = logs.median(0).values
+        spread = 1.4826 * (logs - middle).abs().median(0).values
+        return logs, middle, (self.sigmas * spread).clamp_min(math.log(self.factor))
+
     def leaps(self) -> list[Leap]:
         """Batches not judged before that leap out of the history, worst first; waits for the device."""
         if len(self.entries) < 8:
             return []
-        values = [e[3] for e in self.entries]
-        tensors = [v for v in values if isinstance(v, Tensor)]
-        sizes = torch.stack(tensors).cpu() if tensors else torch.tensor(values, dtype=torch.float32)[:, None]
-        sizes = torch.where(sizes.isfinite(), sizes, torch.zeros_like(sizes))
-        logs = sizes.clamp_min(1e-30).log()
-        middle = logs.median(0).values
-        spread = 1.4826 * (logs - middle).abs().median(0).values
-        limit = (self.sigmas * spread).clamp_min(math.log(self.factor))
+        sizes = self._sizes()
+        logs, middle, limit = self._bounds(sizes)
         usual = sizes.median(0).values
         over = (logs - middle - limit) * (usual > 0)
         found = []
@@ -242,6 +260,7 @@ class ExtremeHistory:
                 )
         self.judged = self.entries[-1][0]
         self.usual = float(sizes.amax(1).median())
+        tensors = [v for *_, v in self.entries if isinstance(v, Tensor)]
         if tensors and tensors[0].device.type == "cpu" and len(tensors) >= STEADY:
             known = usual[usual > 0]
             if not len(known) or float(known.max()) < EVEN * float(known.min()):

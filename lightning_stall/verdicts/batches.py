@@ -80,7 +80,7 @@ class BatchJudge:
             if name in self.moments and columns
         )
         yield "categorical-as-numeric", _strongest(found)
-        yield "corrupt-samples", self._corrupt(watch, run)
+        yield "corrupt-samples", self.corrupt(watch, run)
         yield from self._judge_targets(watch, run, inputs)
 
     def _judge_targets(
@@ -215,7 +215,8 @@ class BatchJudge:
                 if fits and (c := code_column(rows[:, i], target, watch.labels.kind == "cross-entropy")) is not None
             ]
 
-    def _corrupt(self, watch: BatchWatch, run: Context) -> Verdict | None:
+    def corrupt(self, watch: BatchWatch, run: Context) -> Verdict | None:
+        """Samples far outside all others, those that were seen before among them."""
         for name, history in watch.extremes.items():
             for leap in history.leaps():
                 place = f"{name}, column {leap.column}" if leap.column >= 0 else name
