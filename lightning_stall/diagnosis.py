@@ -258,6 +258,7 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     """
     e = outcome.evidence
     over = not outcome.bad and (("baseline" in e and e.get("explained", 0.0) >= LEARNT) or e.get("paired") == 1.0)
+    over = over and not any(f.remedy and f.code in PASSING for f in findings)  # it learnt by what was done about it
     spoken = _worst_by_code(
         f
         for f in findings

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
-LOOK_AT_LABELS = 32  # optimizer steps whose labels are all counted, and gradients measured; later perhaps at checks only
+LOOK_AT_LABELS = (
+    32  # optimizer steps whose labels are all counted, and gradients measured; later perhaps at checks only
+)
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
@@ -93,7 +95,7 @@ class Hub:
         self.batch_idx = 0
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
-        self.mended_at = 0  # the last step at which a remedy took hold of what threw the run, and 0 before any
+        self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
         self.checking = False  # whether this step is one at which any callback checks

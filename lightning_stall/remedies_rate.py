@@ -26,11 +26,18 @@ class RateClimb:
     raised_at: int = 0  # optimizer step; 0 before the first raise
     level: float = math.nan  # of the loss before the last raise
     ended: bool = False
+    tried: bool = False  # the raise has been tried on a copy, and is the last
 
-    def begin(self, step: int, ratio: float, level: float) -> str | None:
-        """The rate is too low at this update-to-weight ratio: raise it. Returns what was done."""
+    def begin(self, step: int, ratio: float, level: float, tried: float | None = None) -> str | None:
+        """The rate is too low at this update-to-weight ratio: raise it, to `tried` times where a copy has borne that.
+
+        Returns what was done.
+        """
         if self.ended or self.raised_at or not 0 < ratio < ENOUGH:
             return None
+        if tried is not None:
+            self.tried = True
+            return self._raise(step, tried, level) + ", as on a copy that learnt by it"
         return self._raise(step, max(TIMES, 10 ** math.floor(math.log10(max(LEAP / ratio, 1.0)))), level)
 
     def judge(self, step: int, ratio: float, level: float, noise: float) -> str | None:
@@ -47,7 +54,7 @@ class RateClimb:
         if not level <= self.level + 3 * noise:
             was, self.factor, self.ended = self.factor, self.last, True
             return f"took the raise of step {self.raised_at} back, from {was:g} to {self.factor:g} times the schedule's rate"
-        if ratio >= ENOUGH:
+        if ratio >= ENOUGH or self.tried:
             self.ended = True
             return None
         return self._raise(step, TIMES, level)

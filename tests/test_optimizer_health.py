@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
@@ -15,6 +16,7 @@ from lightning_stall import OptimizerHealth, StallReport
 from lightning_stall.measure.initial import starts
 from lightning_stall.measure.weights import untrained
 from lightning_stall.remedies_rate import RateClimb
+from lightning_stall.sinks.console import StallWarning
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 from lightning_stall.verdicts.rates import hidden
 from lightning_stall.verdicts.schedules import wrong_unit
@@ -175,7 +177,18 @@ def test_raises_a_rate_that_is_too_low(seed: int) -> None:
     watch(right, blobs(), OptimizerHealth(), max_epochs=30, seed=seed)
     assert accuracy(module) > 0.9 * accuracy(right)
     done = [f.remedy for f in report.findings if f.remedy]
-    assert done[-1] == "raised the learning rate at step 160, to 10000 times the schedule's"
+    assert done == [
+        "raised the learning rate at step 100, to 10000 times the schedule's, as on a copy that learnt by it"
+    ]
+
+
+def test_raises_without_trials_tenfold_at_a_time(make_trainer: Callable[..., Trainer]) -> None:
+    seed_everything(0)
+    module, health = healthy(rate=1e-7), OptimizerHealth(auto_remedy=True)
+    with pytest.warns(StallWarning):
+        make_trainer([health], max_epochs=30).fit(module, blobs())
+    assert (health.climb.factor, health.climb.raised_at, health.climb.tried) == (10000.0, 160, False)
+    assert accuracy(module) > 0.9
 
 
 def test_a_climb_goes_on_while_it_does_no_harm_and_goes_back_where_it_does() -> None:

@@ -22,6 +22,7 @@ from lightning_stall.sinks.console import tell
 from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
+TIGHT = "clipping-too-tight"
 USUAL = 1.0  # gradient norm that is most often clipped to
 ANEW = "it learns anew what is usual, and clips nothing until then."
 
@@ -101,6 +102,8 @@ class AutoClip(StallCallback):
         self._hooks: list[Any] = []
         self._numbers: dict[str, float] = {}
         self._introduced = False
+        self._trainers_left: float | None = None  # of the usual gradient, where the Trainer's limit is too tight
+        self._undo: float | None = None  # the Trainer's own limit, where it was loosened
         self._alone = True  # nobody else tells of non-finite gradients
 
     # ------------------------------------------------------------------ verbs
@@ -185,10 +188,11 @@ class AutoClip(StallCallback):
         hub = self.hub
         burst = [f for f in hub.journal.known() if f.code == "exploding-gradients" and "steepness" in f.evidence]
         if self.auto_remedy and USUAL < self.most < math.inf and not self.tightest and hub.curve.bad_steps:
-            self.most, self.tightest, hub.mended_at = max(USUAL, self.most / 10), True, hub.step
+            self.most, self.tightest = max(USUAL, self.most / 10), True
+            hub.mended["exploding-gradients"] = hub.step
         if not burst or not self.auto_remedy or self.most < math.inf:
             return
-        self.most, hub.mended_at = USUAL, hub.step
+        self.most, hub.mended["exploding-gradients"] = USUAL, hub.step
         self.tell(
             "exploding-gradients",
             f"The first gradients promised steps that no weights stand: {burst[-1].evidence['steepness']:.3g} times the "
@@ -196,6 +200,25 @@ class AutoClip(StallCallback):
             severity="info",
             evidence={"limit": USUAL},
             remedy=f"cut all gradients to a norm of {USUAL:g} from step {hub.step + 1} on",
+        )
+
+    def act(self) -> None:
+        """Where the Trainer's limit is told to be too tight, loosen it."""
+        hub, trainer = self.hub, self.hub.trainer
+        if not self.auto_remedy or "clipping-too-tight" in hub.mended or self._trainers_left is None:
+            return
+        if not trainer.gradient_clip_val or not any(f.code == TIGHT and f.speaks for f in hub.journal.findings):
+            return
+        before = float(trainer.gradient_clip_val)
+        self._undo = before
+        trainer.gradient_clip_val = before / self._trainers_left
+        hub.mended[TIGHT] = hub.step
+        self.tell(
+            TIGHT,
+            f"`gradient_clip_val={before:g}` left {self._trainers_left:.2g} of the usual gradient.",
+            severity="info",
+            evidence={"limit_before": before, "limit_after": float(trainer.gradient_clip_val)},
+            remedy=f"loosened the Trainer's limit to {trainer.gradient_clip_val:.3g} from step {hub.step + 1} on",
         )
 
     def check(self) -> None:
@@ -220,6 +243,8 @@ class AutoClip(StallCallback):
             )
 
     def detach(self) -> None:
+        if self._undo is not None:
+            self.hub.trainer.gradient_clip_val, self._undo = self._undo, None
         self._control.remove()
         for hook in self._hooks:
             hook.remove()
@@ -320,7 +345,7 @@ class AutoClip(StallCallback):
 
     def _look_for_tight(self, watched: Watched, pairs: Pairs) -> None:
         usual = median(total for total, _ in pairs)
-        trainers, own = self._trainers_limit(), None
+        trainers, own, by_value = self._trainers_limit(), None, False
         suspects: list[tuple[str, Tightness | None]] = []
         if self.auto_remedy:
             own = clipped.tight([limit / total for total, limit in pairs])
@@ -347,6 +372,8 @@ class AutoClip(StallCallback):
                 remedy = (
                     f"forgot all but the last {clipped.ENOUGH} norms, which loosens its limit of {pairs[-1][1]:.3g}"
                 )
+            if trainers is not None or by_value:
+                self._trainers_left = found.left if found is not own else None
             self.tell(
                 "clipping-too-tight",
                 found.text(whose, usual),

@@ -324,7 +324,7 @@ class InputHealth(StallCallback):
         fresh = [name for name in where - self.watch.limits.keys() if self.watch.set_limits(name)]
         if not fresh:
             return None
-        self.hub.mended_at = self.hub.step
+        self.hub.mended["corrupt-samples"] = self.hub.step
         return f"left out each such batch from step {self.hub.step + 1} on"
 
     def _tell_nonfinite(self, bad: BadBatch | None, validation: bool = False) -> None:

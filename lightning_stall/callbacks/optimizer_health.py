@@ -90,6 +90,7 @@ class OptimizerHealth(StallCallback):
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
         self.climb = RateClimb()
+        self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
         self.on_host = False  # the weights can be read without a wait
         self._before: list[Tensor] = []  # weights sampled before the step of a check
         self._moved: list[Tensor] = []  # and how that step moved them
@@ -207,6 +208,25 @@ class OptimizerHealth(StallCallback):
             self._judge_rate()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
+
+    def act(self) -> None:
+        """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
+        hub, ratio, self._slow = self.hub, self._slow, None
+        if ratio is None or not self.auto_remedy or not hub.gate_open or self.climb.raised_at or self.climb.ended:
+            return
+        limit = next((f.evidence for f in hub.journal.known() if f.code == "clipping-too-tight"), None)
+        loosens = any("clipping-too-tight" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
+        if limit is not None and loosens and hub.trainer.gradient_clip_val:
+            mended = hub.mended.get("clipping-too-tight", hub.step)
+            if hub.step < mended + self.climb.cooldown:
+                return
+        tried = None
+        if hub.trials is not None:
+            most = 10 * rates.times_to_raise(ratio)
+            tried = hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
+            if tried is None and limit is not None and hub.trials.does_well:
+                tried = 1 / limit["left"]  # the user's own code clips, which a copy does not run
+        self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
 
     def epoch_end(self) -> None:
         """What the schedules that follow a metric have been shown."""
@@ -415,8 +435,7 @@ class OptimizerHealth(StallCallback):
         low = rates.too_low(ratio, planned, self.rate) if flat else None
         if low is not None:
             self._say(low)
-            if self.auto_remedy and hub.gate_open:
-                self._climbed(self.climb.begin(hub.step, ratio, self._level()))
+            self._slow = ratio
             return
         overshoot = median(self.cosines) if self.cosines else 0.0
         self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))

@@ -22,6 +22,8 @@ SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: the
 LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
+THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
+TOO_SLOW = ("learning-rate-too-low", "clipping-too-tight")  # causes of a plateau that a lower rate makes worse
 THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
 LOST = 3  # optimizer steps in a row without a finite loss after which the weights are given up
 MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
@@ -383,7 +385,8 @@ class PlateauWatch(StallCallback):
             reason = "loss-diverging"  # no gradient leads back from weights that are not numbers
         # a plateau of the training loss needs a bad outcome too: a converged run has earned its plateau
         if reason is None and plateau and (self.monitor is not None or hub.gate_open):
-            reason = "loss-plateau"
+            slow = any(f.code in TOO_SLOW for f in hub.journal.known())
+            reason = None if slow else "loss-plateau"
         if reason is None:
             return
         rate = self._rate() * hub.rate.factor
@@ -416,9 +419,10 @@ class PlateauWatch(StallCallback):
     def _begin_again(self) -> bool:
         """Another's remedy has taken hold of what threw the weights: go back to those before it; whether it did."""
         hub = self.hub
-        if hub.mended_at <= self.mended_at:
+        at = max((hub.mended.get(code, 0) for code in THROWING), default=0)
+        if at <= self.mended_at:
             return False
-        self.mended_at = hub.mended_at
+        self.mended_at = at
         self.rests_until = hub.step + (self.cooldown or SHORT_COOLDOWN)
         self.changed_at = self.plateau.since = self.plateau.failed = 0
         thrown_about = hub.outcome.bad or hub.curve.bad_steps
@@ -426,9 +430,9 @@ class PlateauWatch(StallCallback):
         if back:
             self.tell(
                 "loss-diverging",
-                f"What had thrown the weights is taken care of since step {hub.mended_at}; the loss was {_level_of(hub)}.",
+                f"What had thrown the weights is taken care of since step {at}; the loss was {_level_of(hub)}.",
                 severity="info",
-                evidence={"mended_at": float(hub.mended_at)},
+                evidence={"mended_at": float(at)},
                 remedy=back.removeprefix(", and "),
             )
         return True

@@ -24,6 +24,7 @@ STEPS = 100  # optimizer steps a fit, at most
 BY_HEART = 3  # times as many to learn one batch by heart
 FEWEST = 12  # and at least: fewer tell nothing
 YOUNG = 110  # optimizer steps in which batches are kept although nothing is known to be wrong
+NEARLY = 0.9  # of the best gain, that a rate nearer to the present one must reach to be preferred
 DROPOUT = 0.3  # dropout above this is worth a trial without
 
 
@@ -99,9 +100,17 @@ class Trials:
         if not self._on_a_copy(frozenset(), sweep, arms=1 + len(factors)) or self.situation is None:
             return None
         s, rates = self.situation, self.fits.rates("now")
-        if s.won(rates.get(1.0)):
+        if self.does_well:
             return None
-        return max((f for f in rates if s.won(rates[f])), key=lambda f: s.gain(rates[f]), default=None)
+        winners = {f: s.gain(fit) for f, fit in rates.items() if s.won(fit)}
+        # of rates that do about as well, the one nearest to the present: a few batches stand for all here
+        near = [f for f, gain in winners.items() if gain >= NEARLY * max(winners.values())]
+        return min(near, key=lambda f: abs(math.log(f)), default=None)
+
+    @property
+    def does_well(self) -> bool:
+        """Whether, in the last trial, a copy learnt at the present rate as the run itself does not."""
+        return self.situation is not None and self.situation.won(self.fits.rates("now").get(1.0))
 
     # ------------------------------------------------------------------ how it is done
 
