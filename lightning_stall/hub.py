@@ -21,10 +21,12 @@ from lightning_stall.finding import Finding
 from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
 from lightning_stall.logbook import Logbook
+from lightning_stall.measure.by_hand import LossNotes
 from lightning_stall.measure.losses import Labels, recognise
+from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge, paired
 from lightning_stall.readings import Readings, planned_steps
-from lightning_stall.remedies import RateScale
+from lightning_stall.remedies import RateScale, swap
 from lightning_stall.sinks import ConsoleSink, JsonlSink
 from lightning_stall.sinks.console import tell
 
@@ -38,6 +40,8 @@ LOOK_AT_LABELS = (
 )
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
+FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
+SETTLED = 4  # the optimizer step by which it is known what kind of loss is trained
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
 LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
@@ -96,6 +100,8 @@ class Hub:
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
         self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
+        self.notes: LossNotes | None = None if compiled(module) else LossNotes()
+        self._undo = swap(trainer.strategy, "training_step", self._noting)
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
         self.checking = False  # whether this step is one at which any callback checks
@@ -285,6 +291,7 @@ class Hub:
         if self.active:
             self.active = False
             self.batch = (None, 0)  # a report may outlive its run by long
+            self._undo()
             for member in self.members:  # not by `_each`: this must work whatever is broken
                 self.guard(member, "detach")
                 member.wake()
@@ -355,6 +362,18 @@ class Hub:
             return False
         return bool(self.module.automatic_optimization and trainer.fit_loop._should_accumulate())
 
+    def _noting(self, step: Any) -> Any:
+        """Note what the loss is made of, in those steps whose labels are looked at."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            notes = self.notes
+            if notes is None or not self.active or not (self.checking or self.step <= LOOK_AT_LABELS):
+                return step(*args, **kwargs)
+            with notes:
+                return step(*args, **kwargs)
+
+        return noted
+
     def _read_loss(self, loss: Tensor) -> None:
         self.readings.rate_factor = self.rate.factor
         self.readings.before_backward(loss)
@@ -362,6 +381,12 @@ class Hub:
             seen = recognise(loss)
             if seen is not None:
                 self.labels.update(seen)
+                if self.checking and self.step <= SETTLED:
+                    scaler = self.readings.scaler
+                    value = float(loss.detach().float().mean()) * self.readings.accumulate
+                    self.labels.calibrate(seen, value / float(scaler.get_scale()) if scaler is not None else value)
+            if self.step >= SETTLED and not self.labels.noted:
+                self.notes = None  # nothing to note, or nothing that could be
 
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""
@@ -381,7 +406,12 @@ class Hub:
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:
             asked = self.trials.pairing
             learnt, found = asked.learnt(self), asked.found
-            outcome = paired(outcome, learnt, found is not None and found.exact, found is not None)
+            exact = found is not None and found.exact
+            outcome = paired(outcome, learnt, exact, found is not None, again=asked.looks > 1 or self.ending)
+        elif outcome.state == "never learned" and outcome.evidence.get("explained", 0.0) > FAINT:
+            # the best there is may be little: samples told apart at all are something learnt
+            if self.trials is not None and self.trials.pairing.minds(self):
+                outcome = Outcome("stalled", outcome.step, outcome.evidence)
         self._set_outcome(outcome)
 
     def _set_outcome(self, outcome: Outcome) -> None:

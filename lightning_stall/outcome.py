@@ -22,6 +22,7 @@ BAD: frozenset[str] = frozenset({"stalled", "never learned", "diverging", "oscil
 FEW_STEPS = 20  # optimizer steps under which nothing but a non-finite loss is judged
 LONG_ENOUGH = 100  # optimizer steps at the full rate before "never learned" may be said
 SIGNED = 4.0  # times its first values, that a loss of either sign must rise by to diverge
+SHARED = 0.1  # share of the first loss, from which on it has fallen by what samples have in common at least
 MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
@@ -91,6 +92,11 @@ class LossCurve:
             self.filled += 1
             self.means[-1] += (loss - self.means[-1]) / self.filled
             self.jumps[-1] += (jump - self.jumps[-1]) / self.filled
+
+    @property
+    def warm(self) -> float:
+        """Steps since the learning rate reached its height; what still rises in the second half warms nothing up."""
+        return self.n - min(self.rising_until, 0.5 * self.horizon)
 
     def _halve(self) -> None:
         self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=True)]
@@ -168,14 +174,17 @@ def judge(
     return Outcome(state, step, evidence)
 
 
-def paired(outcome: Outcome, learnt: bool | None, exact: bool, asked: bool = False) -> Outcome:
+def paired(outcome: Outcome, learnt: bool | None, exact: bool, asked: bool = False, again: bool = True) -> Outcome:
     """The verdict on a loss of unknown scale, where it is known whether the model minds whose targets it is given.
 
-    A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`.
+    A loss around zero (a policy's, a critic's) is noisy: there it must not mind at all, which is `exact`. One that has
+    fallen by what all samples share may be about to tell them apart: it is asked `again` before a word is said.
     """
     e = outcome.evidence
     if learnt is None and asked and outcome.state == "never learned":
         return Outcome("too early", outcome.step, e)  # it minds a little
+    if learnt is False and not again and e.get("gain", 0.0) > SHARED:
+        return Outcome("too early", outcome.step, e)
     if (
         learnt is None
         or outcome.state == "learning"
@@ -261,7 +270,7 @@ class _Shape:
 def _state(curve: LossCurve, s: _Shape) -> State:
     if _diverging(curve, s):
         return "diverging"
-    warm = curve.n - curve.rising_until  # steps since the learning rate reached its height
+    warm = curve.warm
     if warm < FEW_STEPS:
         return "too early"
     falling = s.fall > 3 * s.fall_error and s.fall > 0.002 * s.scale
@@ -282,7 +291,7 @@ def _state(curve: LossCurve, s: _Shape) -> State:
 
 def _too_slow(curve: LossCurve, s: _Shape) -> bool:
     """The loss falls, yet at this pace the planned run ends where it began, or above a constant predictor."""
-    if curve.n - curve.rising_until < LONG_ENOUGH:
+    if curve.warm < LONG_ENOUGH:
         return False
     end_gain = (s.start - s.projected) / s.scale
     if s.gain < 0.02 and end_gain < 0.1:

@@ -60,8 +60,17 @@ def test_never_learned_is_said_by_step_110(seed: int) -> None:
 
 
 def test_warm_up_is_waited_for() -> None:
-    rates = [i / 300 for i in range(300)] + [1.0] * 50
-    assert set(verdicts(noisy([2.3] * 350, 0.05), 2.3, rates=rates)) == {"too early"}
+    rates = [i / 170 for i in range(170)] + [1.0] * 180
+    said = verdicts(noisy([2.3] * 350, 0.05), 2.3, rates=rates)
+    assert set(said[:26]) == {"too early"}
+    assert said[-1] == "never learned"
+
+
+def test_a_warm_up_as_long_as_the_run_is_none() -> None:
+    rates = [i / 1000 for i in range(350)]
+    said = verdicts(noisy([2.3] * 350, 0.05), 2.3, rates=rates)
+    assert set(said[:26]) == {"too early"}
+    assert said[-1] == "never learned"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -69,7 +69,7 @@ def fit(module: LightningModule, tmp_path: Path, x: Tensor, y: Tensor, epochs: i
 
 
 def squares(p: Tensor, y: Tensor) -> Tensor:
-    return (p - y).pow(2).mean()
+    return (p - y).pow(2).sum() / len(p)
 
 
 def cosh(p: Tensor, y: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from lightning_stall.measure.loss_reach import out_of_reach
 from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, similarity
 from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
+from lightning_stall.measure.quiet import compiled
 from lightning_stall.readings import StepReading
 
 LOSSES_A_STEP = 4  # losses looked at in one step; manual optimisation and accumulation have several
@@ -260,13 +261,3 @@ def model_output(term: Term) -> Any:
     if short(edge[0]) in ("Softmax", "LogSoftmax", "Sigmoid", "Tanh") and len(children(edge[0])) == 1:
         edge = children(edge[0])[0]
     return edge
-
-
-def compiled(module: Any) -> bool:
-    """Whether any part of this module is compiled: hooks would make it compile again at every step."""
-    if getattr(module, "_compiler_ctx", None) is not None:
-        return True
-    return any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
-        for m in module.modules()
-    )

@@ -101,6 +101,9 @@ class OptimizerHealth(StallCallback):
         self._found: set[int] = set()  # optimizers of which a step found a gradient
         self._there: dict[int, Tensor] = {}  # optimizer -> whether the last backward pass left it a gradient
         self._gone: dict[int, list[Tensor]] = {}  # and whether none of it was left for its step, at checks
+        self._shown: dict[int, Tensor] = {}  # the same between our look before a step, and its end: in between come
+        self._emptied: dict[int, list[Tensor]] = {}  # the user's own hooks
+        self._hooks: list[Any] = []
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
         self._undropped = 0  # the step at which dropout's cost was last asked
@@ -112,6 +115,9 @@ class OptimizerHealth(StallCallback):
         if not self.hub.step:
             self._reset()
             self._look_at_schedules()
+            for optimizer in self.hub.readings.optimizers:
+                if hasattr(optimizer, "register_step_post_hook") and self.hub.readings.scaler is None:
+                    self._hooks.append(optimizer.register_step_post_hook(self._step_made))
         self.hub.rate.factors[self.state_key] = self.climb.factor
 
     def before_backward(self, loss: Tensor) -> None:
@@ -152,12 +158,24 @@ class OptimizerHealth(StallCallback):
             if there is not None:  # what the backward pass left, and the step does not find
                 gone = torch.logical_and(there, ~leftover(optimizer))
                 self._gone.setdefault(key, []).append(gone)
+            if hub.checking and self._hooks:
+                self._shown[key] = leftover(optimizer)
         if optimizer is hub.readings.optimizers[0]:
             if self._moved:
                 self._cosine = overshoot(hub.readings.named(optimizer)[1], self._moved)
                 self._moved = []
             if hub.checking:
                 self._before = [few(p).clone() for p in hub.readings.named(optimizer)[1]]
+
+    def _step_made(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Gradients are still there after a step, unless a hook of the user's has cleared them for it."""
+        shown = self._shown.pop(id(optimizer), None)
+        if shown is not None and self._hub is not None:
+
+            def look(_: Any) -> None:
+                self._emptied.setdefault(id(optimizer), []).append(torch.logical_and(shown, ~leftover(optimizer)))
+
+            self._hub.guard(self, "step_made", call=look)
 
     def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._before:
@@ -248,6 +266,9 @@ class OptimizerHealth(StallCallback):
 
     def detach(self) -> None:
         self.hub.rate.factors.pop(self.state_key, None)
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks.clear()
 
     def numbers(self) -> Mapping[str, float]:
         values = {"stall/rate/schedule": self.scheduled}
@@ -375,11 +396,14 @@ class OptimizerHealth(StallCallback):
             steps = self._stepped.get(id(optimizer), 0) - 1
             uncleared = self._uncleared.get(id(optimizer))
             gone = self._gone.get(id(optimizer), [])
+            emptied = self._emptied.get(id(optimizer), [])
             had = [p for p in params if id(p) in self._with_grad]
             if steps >= 3 and uncleared is not None and float(uncleared) >= 0.9 * steps:
                 self._say(held_by.not_cleared(i, int(uncleared), steps))
             elif len(gone) >= 3 and bool(torch.stack(gone).all()):
                 self._say(held_by.cleared_early(i, len(gone), to_zero=True))
+            elif len(emptied) >= 3 and self.rate > 0 and self._still(optimizer) and bool(torch.stack(emptied).all()):
+                self._say(held_by.cleared_early(i, len(emptied), to_zero=True))
             elif (
                 steps < 3 or not params or id(optimizer) in self._found or type(optimizer).__name__ == "_MockOptimizer"
             ):
@@ -392,6 +416,11 @@ class OptimizerHealth(StallCallback):
                 ids = set(map(id, params))
                 names = [plain_name(n) for n, p in hub.module.named_parameters() if id(p) in ids]
                 self._say(held_by.without_gradient(i, steps, names, len(params)))
+
+    def _still(self, optimizer: Optimizer) -> bool:
+        """Whether the last step that was measured has moved no weight by more than its decay."""
+        decay = max((float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups), default=0.0)
+        return bool(self.ratios) and max(self.ratios.values()) <= 1.01 * self.rate * decay
 
     def _fingerprint(self) -> float:
         """A sum over a few elements of every weight: equal on all replicas of a data-parallel run."""

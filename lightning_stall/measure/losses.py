@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_stall.measure.by_hand import difference, entropy_of, smoothed
 
 Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1"]
 
@@ -17,6 +20,9 @@ _REGRESSION: dict[str, Kind] = {"MseLossBackward0": "mse", "L1LossBackward0": "l
 _SMOOTH = {"SmoothL1LossBackward0": "beta", "HuberLossBackward0": "delta"}
 _NLL = {"NllLossBackward0", "NllLoss2DBackward0"}
 _BINARY = {"BinaryCrossEntropyWithLogitsBackward0", "BinaryCrossEntropyBackward0"}
+FACTORS = 2  # batches on which the loss is compared with its parts
+LEAST = 1e-12  # loss below which it is not
+ALIKE = 0.01
 HITS = 8  # batches whose accuracy is kept
 LEAST_HITS = 64  # samples
 _MEAN = 1  # at::Reduction
@@ -35,6 +41,28 @@ class SeenLoss:
     mean: bool  # reduction="mean"; a sum has another scale for every batch
     ignore_index: int | None = None
     weighted: bool = False
+    smoothing: float = 0.0  # of the labels
+
+    def value(self) -> Tensor | None:
+        """The loss itself, without what it was multiplied by on its way; None where that is not worked out."""
+        prediction, target = self.prediction.detach().float(), self.target.detach()
+        if self.kind == "mse":
+            return (prediction - target.float()).square().mean()
+        if self.kind == "l1":
+            return (prediction - target.float()).abs().mean()
+        if self.smoothing:
+            return F.cross_entropy(
+                prediction, target, label_smoothing=self.smoothing, ignore_index=self.ignore_index or -100
+            )
+        if self.kind == "cross-entropy":
+            weight = getattr(self.node, "_saved_weight", None)
+            ignore = -100 if self.ignore_index is None else self.ignore_index
+            return F.nll_loss(prediction, target, weight if weight is None else weight.float(), ignore_index=ignore)
+        if self.kind == "binary cross-entropy" and not self.weighted:
+            logits = "Logits" in self.node.name()
+            of = F.binary_cross_entropy_with_logits if logits else F.binary_cross_entropy
+            return of(prediction, target.float())
+        return None
 
 
 def recognise(loss: Tensor) -> SeenLoss | None:
@@ -47,6 +75,9 @@ def recognise(loss: Tensor) -> SeenLoss | None:
         name = node.name()
         if _known(name):
             return _read(node, name, averaged)
+        noted = _noted(node, averaged)
+        if noted is not None:
+            return noted
         if name not in _WRAPPERS:
             return None
         averaged = averaged or name == "MeanBackward0"
@@ -59,7 +90,19 @@ def recognise(loss: Tensor) -> SeenLoss | None:
 
 def recognise_node(node: Any) -> SeenLoss | None:
     """The built-in loss that this one autograd node is, if it is any; `mean` as its own reduction says."""
-    return _read(node, node.name(), False) if _known(node.name()) else None
+    return _read(node, node.name(), False) if _known(node.name()) else _noted(node, False)
+
+
+def _noted(node: Any, averaged: bool) -> SeenLoss | None:
+    """A loss written by hand, or with smoothed labels, that was noted as it was made."""
+    found = difference(node)
+    if found is not None:
+        kind: Kind = "mse" if found[0] == "mse" else "l1"
+        return SeenLoss(kind, found[1].target, found[1].prediction, node, averaged)
+    s = smoothed(node)
+    if s is None:
+        return None
+    return SeenLoss("cross-entropy", s.target, s.logits, node, s.mean, s.ignore_index, s.weighted, s.smoothing)
 
 
 def _known(name: str) -> bool:
@@ -103,12 +146,22 @@ class Labels:
     sample: list[Tensor] = field(default_factory=list, repr=False)  # first values of each batch, for medians
     hits: deque[Tensor] = field(default_factory=lambda: deque(maxlen=HITS), repr=False)  # (right, all) a batch
     bend: tuple[str, float] = ("beta", 1.0)  # where a smooth L1 or Huber loss turns from squares to absolutes
+    weight: Tensor | None = None  # of the classes
+    smoothing: float = 0.0  # of the labels
+    noted: bool = False  # its graph alone does not tell
+    factor: float = 1.0  # what the loss is multiplied by before it is returned
+    _factors: list[float] = field(default_factory=list, repr=False)
 
     def update(self, seen: SeenLoss) -> None:
         """Add one batch's labels."""
-        if self.kind not in (None, seen.kind) or not seen.mean or seen.weighted:
-            self.usable = False  # several losses, sums or class weights: no one level a constant could reach
-        self.kind = seen.kind
+        weight = getattr(seen.node, "_saved_weight", None) if seen.kind == "cross-entropy" else None
+        # sums, several losses or weights of samples: no one level that a constant could reach
+        if self.kind not in (None, seen.kind) or not seen.mean or (seen.weighted and weight is None):
+            self.usable = False
+        if self.kind is not None and (self.smoothing != seen.smoothing or (weight is None) != (self.weight is None)):
+            self.usable = False
+        self.kind, self.weight, self.smoothing = seen.kind, weight, seen.smoothing
+        self.noted = not _known(seen.node.name())
         if not self.usable:
             return
         if seen.kind == "smooth l1":
@@ -118,6 +171,18 @@ class Labels:
             self._count(seen)
         else:
             self._sum(seen.target)
+
+    def calibrate(self, seen: SeenLoss, loss: float) -> None:
+        """Compare the loss as it was returned with what its parts give: it may be multiplied by something. Waits."""
+        own = seen.value() if self.usable and len(self._factors) < FACTORS else None
+        value = math.nan if own is None else float(own)
+        if not (math.isfinite(loss) and math.isfinite(value)) or value < LEAST or loss <= 0:
+            return
+        self._factors.append(loss / value)
+        if max(self._factors) > (1 + ALIKE) * min(self._factors):
+            self.usable = False  # multiplied by something that changes
+        exact = max(abs(f - 1) for f in self._factors) < ALIKE
+        self.factor = 1.0 if exact else self._factors[-1]
 
     def _count(self, seen: SeenLoss) -> None:
         classes = seen.prediction.shape[1 if seen.prediction.ndim > 1 else 0]
@@ -177,13 +242,16 @@ class Labels:
         variance of each column. L1 and its smooth kin: of the deviation from the median, on a sample. All in nats or
         squared units.
         """
-        if not self.usable:
-            return None
+        found = self._baseline() if self.usable else None
+        return None if found is None else self.factor * found
+
+    def _baseline(self) -> float | None:
         if self.kind == "cross-entropy" and self.counts is not None:
-            total = self.counts.sum()
-            share = self.counts / total
-            entropy = -(share * share.clamp_min(1e-30).log()).sum()
-            return _finite(entropy)
+            counts = self.counts
+            if self.weight is not None:  # the constant that is best makes up for the weights
+                counts = counts * self.weight.detach().to(counts)
+            share = counts / counts.sum()
+            return _finite(entropy_of((1 - self.smoothing) * share + self.smoothing / len(share)))
         if self.sums is None:
             return None
         count, first, second = self.sums
@@ -208,6 +276,11 @@ class Labels:
     @property
     def floor(self) -> float | None:
         """The least value this loss can take: 0 for hard labels."""
+        if self.smoothing and self.usable and self.counts is not None:  # that of the smoothed labels themselves
+            classes = len(self.counts)
+            own = torch.full((classes,), self.smoothing / classes, dtype=torch.float64)
+            own[0] += 1 - self.smoothing
+            return self.factor * float(entropy_of(own))
         return 0.0 if self.usable and self.kind in ("cross-entropy", "mse", "l1", "smooth l1") else None
 
     @property
@@ -216,8 +289,8 @@ class Labels:
         if not self.usable:
             return None
         if self.kind == "cross-entropy" and self.counts is not None:
-            return math.log(max(len(self.counts), 2))
-        return math.log(2) if self.kind == "binary cross-entropy" else None
+            return self.factor * math.log(max(len(self.counts), 2))
+        return self.factor * math.log(2) if self.kind == "binary cross-entropy" else None
 
     @property
     def seen(self) -> bool:

@@ -26,3 +26,13 @@ def quiet(hook: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     return safe
+
+
+def compiled(module: Any) -> bool:
+    """Whether any part of this module is compiled: hooks would make it compile again at every step."""
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in module.modules()
+    )

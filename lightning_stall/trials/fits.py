@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_stall.measure.by_hand import LossNotes
 from lightning_stall.measure.losses import recognise
 from lightning_stall.trials.batches import InputScale, Kept, Known, cloned, find_target, shuffled, without_model
 from lightning_stall.trials.records import Arm, Fit
@@ -56,7 +57,8 @@ class Bench:
         box = Sandbox(self.trainer, self.module)
         torch.manual_seed(SEED)
         first = cloned(self.fitted[0].batch)
-        loss = box.loss(first, self.fitted[0].index)
+        with LossNotes():
+            loss = box.loss(first, self.fitted[0].index)
         seen = recognise(loss)
         if seen is not None:
             self.target = find_target(first, seen.target)

@@ -64,14 +64,18 @@ class Pairing:
         return self.samples >= LEAST and self.share < -SOME and self.own - self.others > SURE * self.error
 
     @property
+    def sure(self) -> bool:
+        """Whether others' targets cost more than chance can."""
+        return self.samples >= LEAST and self.others - self.own > SURE * self.error
+
+    @property
     def learnt(self) -> bool | None:
         """Whether something was learnt; None where the numbers do not tell."""
         if self.samples < LEAST:
             return None
-        sure = self.others - self.own > SURE * self.error
-        if sure and self.share > SOME:
+        if self.sure and self.share > SOME:
             return True
-        return False if self.share < NOTHING or not sure else None
+        return False if self.share < NOTHING or not self.sure else None
 
 
 @dataclass
@@ -81,6 +85,7 @@ class PairingWatch:
     trials: Any
     found: Pairing | None = None
     at: int = 0  # optimizer step of the last look
+    looks: int = 0
     declined: bool = False
 
     @property
@@ -95,11 +100,17 @@ class PairingWatch:
         due = hub.step >= AGAIN * self.at or (hub.ending and hub.step > self.at)
         if self.open and due and (hub.checking or hub.ending):  # it waits for the device
             self.at = hub.step
+            self.looks += 1
             kept = list(self.trials.kept.of_one_epoch())[-BATCHES:]
             answer = pairing(hub.trainer, hub.module, kept) if kept else None
             self.declined = kept != [] and answer is None
             self.found = answer
         return self.found.learnt if self.found is not None else None
+
+    def minds(self, hub: Any) -> bool:
+        """Whether the model minds at all, however little, whose targets it gets."""
+        self.learnt(hub)
+        return self.found is not None and self.found.sure
 
 
 def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
