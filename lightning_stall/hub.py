@@ -25,7 +25,7 @@ from lightning_stall.measure.by_hand import LossNotes
 from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge, paired
-from lightning_stall.readings import Readings, planned_steps
+from lightning_stall.readings import Readings, StepReading, planned_steps
 from lightning_stall.remedies import RateScale, swap
 from lightning_stall.sinks import ConsoleSink, JsonlSink
 from lightning_stall.sinks.console import tell
@@ -100,6 +100,7 @@ class Hub:
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
         self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
+        self._losers: set[int] = set()  # optimizers before whose steps a loss of their own was seen
         self.notes: LossNotes | None = None if compiled(module) else LossNotes()
         self._undo = swap(trainer.strategy, "training_step", self._noting)
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
@@ -391,13 +392,22 @@ class Hub:
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""
         for reading in self.readings.collect(wait):
-            spared = reading.step in self.spared
-            if reading.first and len(self.readings.optimizers) == 1 and reading.loss is not None and not spared:
+            loss, spared = reading.loss, reading.step in self.spared
+            if reading.first and loss is not None and self._is_the_loss(reading) and not spared:
                 if self.distributed:
-                    self._series.append((_bounded(reading.loss), reading.rate))
+                    self._series.append((_bounded(loss), reading.rate))
                 else:
-                    self.curve.update(_bounded(reading.loss), reading.rate)
+                    self.curve.update(_bounded(loss), reading.rate)
             self._each("observe", reading)
+
+    def _is_the_loss(self, reading: StepReading) -> bool:
+        """Whether this is the one loss that the run minimises: several that pull different ways have no level."""
+        self._losers.add(reading.optimizer)
+        if len(self.readings.optimizers) > 1 and len(reading.losses) > 1:
+            self._losers.add(-1)  # of several backward passes, each perhaps for another optimizer
+        if len(self._losers) > 1 and self.curve.n:
+            self.curve = LossCurve(horizon=self.curve.horizon)
+        return len(self._losers) == 1
 
     def _judge(self) -> None:
         if self.checking and self.labels.seen:

@@ -22,6 +22,7 @@ BAD: frozenset[str] = frozenset({"stalled", "never learned", "diverging", "oscil
 FEW_STEPS = 20  # optimizer steps under which nothing but a non-finite loss is judged
 LONG_ENOUGH = 100  # optimizer steps at the full rate before "never learned" may be said
 SIGNED = 4.0  # times its first values, that a loss of either sign must rise by to diverge
+WORSE = 0.95  # times its start and a constant predictor's, that most steps of a young run that swings must stand at
 SHARED = 0.1  # share of the first loss, from which on it has fallen by what samples have in common at least
 MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
@@ -34,7 +35,8 @@ class Outcome:
 
     `evidence` may hold: start, best, level (smoothed losses), baseline (a constant predictor's loss), noise (standard
     deviation from step to step), gain (start minus level, as a share of what there was to gain), explained (share of
-    the baseline that the model explains), trend (change of the level over the last quarter of the run, same unit).
+    the baseline that the model explains), trend (change of the level over the last quarter of the run, same unit), fall
+    and fall_error (that change as a fall of the loss, and its standard error).
     """
 
     state: State = "too early"
@@ -261,6 +263,8 @@ class _Shape:
             "noise": self.noise,
             "gain": self.gain,
             "trend": -self.fall / self.scale,
+            "fall": self.fall,
+            "fall_error": self.fall_error,
         }
         if self.baseline is not None:
             numbers |= {"baseline": self.baseline, "explained": self.explained}
@@ -346,4 +350,7 @@ def _oscillating(curve: LossCurve, s: _Shape) -> bool:
     if turns < -0.5:
         return True
     start_noise = curve.noise(slice(1, max(3, FEW_STEPS // curve.width)))
+    top = max(s.start, s.baseline if s.baseline is not None else s.start)
+    if curve.n < LONG_ENOUGH and median(window) < WORSE * top:
+        return False  # most steps are better than at the start: answers grow surer, and few samples swing by that alone
     return max(s.gain, s.explained) < 0.3 and spread > 0.3 * max(s.scale, abs(s.level)) and spread > 3 * start_noise

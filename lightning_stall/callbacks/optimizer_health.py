@@ -314,7 +314,9 @@ class OptimizerHealth(StallCallback):
     def _read(self) -> None:
         hub = self.hub
         self.ratios = hub.readings.update_ratios()
-        names, params = hub.readings.named(hub.readings.optimizers[0])
+        tables = [hub.readings.table(optimizer) for optimizer in hub.readings.optimizers]
+        names = [n for table in tables for n in table.names]
+        params = [p for table in tables for p in table.params]
         # a bias starts near zero, so that its first steps are many times its size in any run
         matrices = {n for n, p in zip(names, params, strict=True) if p.ndim >= 2}
         moved = [r for n, r in self.ratios.items() if n in matrices and 0 < r < math.inf]
@@ -513,6 +515,10 @@ class OptimizerHealth(StallCallback):
         epochs = steps / max(1.0, trainer.num_training_batches / trainer.accumulate_grad_batches)
         for config in trainer.lr_scheduler_configs if math.isfinite(steps) and steps > 0 else ():
             schedule = config.scheduler
+            if getattr(schedule, "end_factor", 0.0) >= getattr(schedule, "start_factor", math.inf):
+                continue  # LinearLR as a warm-up: it ends, and the rate stays
+            if type(schedule).__name__ == "ConstantLR":
+                continue
             lengths = (getattr(schedule, name, None) for name in ("total_steps", "T_max", "total_iters"))
             length = next((float(v) for v in lengths if isinstance(v, int | float) and v > 0), None)
             calls = (epochs if config.interval == "epoch" else steps) / config.frequency

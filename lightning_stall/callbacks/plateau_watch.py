@@ -20,6 +20,7 @@ from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
 LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
+BRIEF = 150  # optimizer steps under which a run that falls is asked whether it had hardly begun
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
@@ -298,10 +299,11 @@ class PlateauWatch(StallCallback):
     def _tell_too_short(self) -> None:
         outcome, e = self.hub.outcome, self.hub.outcome.evidence
         fall = -e.get("trend", 0.0)
-        if outcome.state != "learning" or fall < STEEP:
+        brief = self._cut_short()
+        if not brief and (outcome.state != "learning" or fall < STEEP):
             return
         # a run that has explained most of its task may stop while it falls; one that has not has hardly begun
-        begun = e.get("explained", e.get("gain", 1.0)) < 0.3
+        begun = brief or e.get("explained", e.get("gain", 1.0)) < 0.3
         self.tell(
             "training-too-short",
             f"The run ends after {self.hub.step} steps while the loss still falls: by {100 * fall:.2g} % of what there was to "
@@ -311,6 +313,15 @@ class PlateauWatch(StallCallback):
             severity="warning" if begun else "info",
             evidence=e,
         )
+
+    def _cut_short(self) -> bool:
+        """Whether a run of few steps ends in mid-fall, with most of its task before it."""
+        curve, outcome = self.hub.curve, self.hub.outcome
+        e = outcome.evidence
+        if curve.n >= BRIEF or outcome.state not in ("learning", "too early", "stalled") or "baseline" not in e:
+            return False
+        falls = e["fall"] > max(STEEP * abs(e["level"]), 1.5 * e["fall_error"])
+        return falls and 0.0 < e["explained"] < 0.5
 
     def _never_learned(self, e: Mapping[str, float]) -> str:
         against = ""

@@ -100,7 +100,7 @@ def _sqrt(node: Any, in_gradient: bool) -> tuple[str, str] | None:
     y = saved(node, "result")
     if y is None:
         return None
-    if not in_gradient and _has(y.isnan()):
+    if _has(y.isnan()):  # in a gradient, too: what is chosen away afterwards still multiplies it
         return "the square root of a negative value", "torch.sqrt(x.clamp_min(1e-6))"
     if in_gradient and _has(y == 0):
         return "a square root at 0, whose slope is infinite", "torch.sqrt(x + 1e-6)"

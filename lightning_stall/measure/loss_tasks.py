@@ -18,6 +18,7 @@ from lightning_stall.measure.stacking import Layer, stack
 ENOUGH = 200  # targets to judge their kind by
 MOST_KINDS = 64  # different values above which they are no classes
 UNEVEN = 2.0  # times the even share, or its inverse: quantities pile up in the middle or at 0, classes need not
+DEEP = 3  # layers in a row with nothing nonlinear anywhere: two may be meant, as a factorised one
 TOO_LONG = 1.0  # a step as long as the weights themselves
 FITTING = 0.3  # of the weights: a long step, yet one that some runs live with
 UNSTABLE = frozenset({"diverging", "oscillating", "non-finite"})
@@ -136,6 +137,15 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
             {"pairs": float(len(found.pairs)), "layers": float(len(found.layers))},
             named,
             certain=not found.nonlinear,
+        )
+    elif found.depth >= DEEP:
+        yield Fault(
+            "missing-nonlinearity",
+            f"{found.depth} layers follow on one another and no operation of the model is nonlinear: all of it computes "
+            "what one layer would; an activation after each but the last would be fine.",
+            "Put an activation after each layer but the last, as in\n\n    h = F.relu(self.layer(h))",
+            {"pairs": 0.0, "layers": float(found.depth)},
+            [_name(layer, module) for layer in reversed(found.layers)],
         )
     if found.bottleneck is not None:
         upper, lower = found.bottleneck

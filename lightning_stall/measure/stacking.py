@@ -10,6 +10,7 @@ from typing import Any
 from lightning_stall.measure.loss_graph import Edge, Node, children, saved, shape, short, walk
 
 MOST_NODES = 20_000
+MOST_ROUNDS = 4
 
 _MATRIX = frozenset({"Addmm", "Mm", "Convolution"})
 # Affine in their one input, or a choice of its elements. Whatever is not listed counts as nonlinear.
@@ -17,6 +18,7 @@ _AFFINE = frozenset(
     {"ToCopy", "Alias", "Clone", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose"}
     | {"Permute", "Reshape", "Select", "Slice", "Split", "SplitWithSizes", "Unbind", "Narrow", "Expand", "Repeat"}
     | {"Add", "Sub", "Rsub", "Neg", "Mean", "Sum", "AvgPool1D", "AvgPool2D", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D"}
+    | {"Embedding", "EmbeddingBag", "Index", "IndexSelect", "IndexAdd", "Gather", "ScatterAdd"}
     | {"Pad", "ConstantPadNd", "NativeDropout", "NativeBatchNorm", "CudnnBatchNorm", "Flip", "Roll", "Cat", "Stack"}
 )
 _SCALED = frozenset({"Mul", "Div"})  # affine where the factor needs no gradient: dropout's mask, a constant
@@ -43,6 +45,7 @@ class Stack:
             third user of what lies between, and no rank that the narrow middle would take away.
         nonlinear: whether any operation is nonlinear, or unknown.
         attention: whether it attends; there bare products are the rule (values and their output, an input projection).
+        depth: layers on the longest way through a model that is nowhere nonlinear; 0 else.
         bottleneck: (upper, lower) around a place one unit wide that every path goes through; None where there is none.
     """
 
@@ -50,6 +53,7 @@ class Stack:
     pairs: list[tuple[Layer, Layer]] = field(default_factory=list)
     nonlinear: bool = False
     attention: bool = False
+    depth: int = 0
     bottleneck: tuple[Layer, Layer] | None = None
 
 
@@ -66,12 +70,12 @@ def stack(edge: Edge) -> Stack:
         if name in _MATRIX:
             layer = _layer((node, nr))
             if layer is None:
-                found.nonlinear = True
+                found.nonlinear |= not _by_constant(node)
             else:
                 found.layers.append(layer)
         elif not _is_leaf(node) and not _affine(node, name):
             found.nonlinear = True
-        found.attention |= name in ("Bmm", "Softmax") or name.startswith("ScaledDotProduct")
+        found.attention |= (name == "Bmm" and not _by_constant(node)) or name == "Softmax" or name.startswith("ScaledDotProduct")
     if walked >= MOST_NODES:
         found.nonlinear = True  # not all of it was seen
     at = {layer.edge[0]: layer for layer in found.layers}
@@ -80,7 +84,32 @@ def stack(edge: Edge) -> Stack:
         if lower is not None and _redundant(upper, lower, found.nonlinear):
             found.pairs.append((upper, lower))
     found.bottleneck = _bottleneck(edge, at)
+    found.depth = 0 if found.nonlinear else _depth(edge, at)
     return found
+
+
+def _depth(edge: Edge, at: dict[Node, Layer]) -> int:
+    """The most layers on one way down, however the ways fork and join; those that narrow it, as a code does, not."""
+    known: dict[Node, int] = {}
+    order = [node for node, _ in walk(edge, MOST_NODES)]
+    for _ in range(MOST_ROUNDS):
+        before = dict(known)
+        for node in reversed(order):
+            below = max((known.get(child, 0) for child, _ in children(node)), default=0)
+            layer = at.get(node)
+            counts = layer is not None and layer.weight is not None and layer.outside >= layer.inside
+            known[node] = below + counts
+        if known == before:
+            break
+    return known.get(edge[0], 0)
+
+
+def _by_constant(node: Node) -> bool:
+    """A matrix product of which one operand needs no gradient, and the other is no weight: linear in that one."""
+    if short(node) not in ("Bmm", "Mm"):
+        return False
+    needed = [child for child, _ in node.next_functions[:2] if child is not None]
+    return len(needed) == 1
 
 
 def _is_leaf(node: Node) -> bool:
@@ -88,6 +117,10 @@ def _is_leaf(node: Node) -> bool:
 
 
 def _affine(node: Node, name: str) -> bool:
+    if name == "LeakyRelu":
+        return bool(saved(node, "negative_slope") == 1)
+    if name == "Bmm":
+        return _by_constant(node)
     if name in _SCALED:
         return len(children(node)) == 1 and node.next_functions[0][0] is not None
     return name in _AFFINE

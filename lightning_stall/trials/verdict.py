@@ -63,7 +63,7 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said.append(_told(s, fits, "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
-    elif s.steady and high and not _either(low, fresh_low):
+    elif s.steady and high and not _either(low, fresh_low) and not _freed(s, fits, high):
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
@@ -78,13 +78,20 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     for start, control in (("now", same), ("fresh", again)):
         free = fits.get(start=start, free=True)
         rated = (low, high) if start == "now" else (low, high, fresh_low, fresh_high)
-        if free is not None and s.won(free) and not s.won(control) and not any(rated) and not s.won(again):
+        freed = not any(rated) or (low is fresh_low is None and _freed(s, fits, high))
+        if free is not None and s.won(free) and not s.won(control) and freed and not s.won(again):
             said.append(_told(s, fits, "excess-regularization", free, control))
             break
     if not any(s.won(f) for f in fits.all.values()):
         said += _nothing_learns(s, fits)
     said += _refuted(s, fits, {c.code for c in said})
     return said
+
+
+def _freed(s: Situation, fits: Fits, high: Fit | None) -> bool:
+    """Whether leaving decay and dropout out does far more good than a higher rate, which outruns the decay too."""
+    free = [f for a in ("now", "fresh") if (f := fits.get(start=a, free=True)) is not None and s.won(f)]
+    return high is not None and any(s.better(f, high) for f in free)
 
 
 def _best(s: Situation, rates: Mapping[float, Fit], below: bool) -> Fit | None:
