@@ -418,11 +418,14 @@ class Hub:
             learnt, found = asked.learnt(self), asked.found
             exact = found is not None and found.exact
             outcome = paired(outcome, learnt, exact, found is not None, again=asked.looks > 1 or self.ending)
-        elif outcome.state == "never learned" and outcome.evidence.get("explained", 0.0) > FAINT:
-            # the best there is may be little: samples told apart at all are something learnt
-            if self.trials is not None and self.trials.pairing.minds(self):
-                outcome = Outcome("stalled", outcome.step, outcome.evidence)
+        elif self._minds_a_little(outcome):
+            outcome = Outcome("stalled", outcome.step, outcome.evidence)
         self._set_outcome(outcome)
+
+    def _minds_a_little(self, outcome: Outcome) -> bool:
+        """The best there is may be little: samples that are told apart at all are something learnt."""
+        faint = outcome.state == "never learned" and outcome.evidence.get("explained", 0.0) > FAINT
+        return faint and self.trials is not None and bool(self.trials.pairing.minds(self))
 
     def _set_outcome(self, outcome: Outcome) -> None:
         self.outcome = outcome

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
+from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
-from lightning_stall.measure.graph import leaves
+from lightning_stall.measure.graph import leaves, plain_leaves
 from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
@@ -106,6 +107,7 @@ class OptimizerHealth(StallCallback):
         self._hooks: list[Any] = []
         self._graph_params: list[nn.Parameter] | None = None
         self._with_grad: set[int] = set()
+        self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
@@ -128,6 +130,8 @@ class OptimizerHealth(StallCallback):
             if found:
                 known = {id(p) for p in self._graph_params or ()}
                 self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
+            fresh = {id(t): t for t in plain_leaves(loss)}
+            self._lasting = fresh if hub.step == 1 else {i: t for i, t in self._lasting.items() if i in fresh}
             own = penalised(loss)
             self._penalised |= {plain_name(n) for n, p in hub.module.named_parameters() if id(p) in own}
         if hub.step <= LOOK:
@@ -210,6 +214,7 @@ class OptimizerHealth(StallCallback):
             self.first_norms = self._norms()
         self._look_at_what_is_held()
         self._look_at_what_is_idle()
+        self._look_at_what_is_kept_apart()
         self._look_at_clearing()
         self._look_at_replicas()
 
@@ -370,21 +375,39 @@ class OptimizerHealth(StallCallback):
         # a loose layer with trained weights may be a frozen backbone; one straight from its initialisation is a slip
         self._say(held_by.loose(count, total, where, certain=bool(fresh or hidden)))
 
+    def _look_at_what_is_kept_apart(self) -> None:
+        """Tensors that ask for a gradient step after step, are no part of the module, and that no optimizer holds."""
+        hub = self.hub
+        if hub.step != 16 or not self._lasting:
+            return
+        held = {id(p) for o in hub.readings.optimizers for g in o.param_groups for p in g["params"]}
+        given = {f.tensor.untyped_storage().data_ptr() for f in fields(hub.batch[0])}
+        apart = [t for i, t in self._lasting.items() if i not in held and t.grad is not None]
+        apart = [t for t in apart if t.untyped_storage().data_ptr() not in given]
+        total = sum(p.numel() for p in hub.module.parameters()) + sum(t.numel() for t in apart)
+        self._say(held_by.kept_apart([tuple(t.shape) for t in apart], sum(t.numel() for t in apart), total))
+        self._lasting.clear()
+
     def _look_at_what_is_idle(self) -> None:
         """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
         if self.hub.step not in (8, 16) or not self._with_grad:
             return
         idle, still = [], []
+        params = (p for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"])
+        wanted = {id(p) for p in params if p.requires_grad}
         for name, module in self.hub.module.named_modules():
             own = list(module.parameters(recurse=False))
             whole = plain_name(name)
             known = {f"{whole}.{n}" if whole else n for n, _ in module.named_parameters(recurse=False)}
             found = (whole, sum(p.numel() for p in own), not any(p.requires_grad for p in own))
-            if not own or not untrained(module):
+            if not own:
                 continue
+            fresh = untrained(module)
             if not any(id(p) in self._with_grad for p in own):
-                idle.append(found)
-            elif known and not known & self._sloped:
+                # what is to be trained and gets no gradient is idle, however its weights were drawn
+                if fresh or all(id(p) in wanted for p in own):
+                    idle.append(found)
+            elif fresh and known and not known & self._sloped:
                 still.append(found)  # each gradient so far was exactly 0
         total = sum(p.numel() for p in self.hub.module.parameters())
         self._say(held_by.idle(idle, total) or held_by.without_slope(still, total))

@@ -56,6 +56,16 @@ def leaves(loss: Tensor) -> list[Parameter]:
     return list(found.values())
 
 
+def plain_leaves(loss: Tensor) -> list[Tensor]:
+    """The tensors that ask for a gradient of this loss and are no parameters of anything."""
+    found: dict[int, Tensor] = {}
+    for node in nodes(loss.grad_fn):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor) and not isinstance(variable, Parameter):
+            found[id(variable)] = variable
+    return list(found.values())
+
+
 def saved(node: Node, name: str) -> Tensor | None:
     """A tensor that autograd keeps for the backward pass; None where it cannot be had without running anything."""
     raw = getattr(node, f"_raw_saved_{name}", None)

@@ -114,7 +114,8 @@ class BatchJudge:
             self.logged |= {"stall/targets/mean": scale.mean, "stall/targets/std": scale.std}
         if not run.deliberate:
             others = any((m := w.read()) is None or m.changes for w in watch.integers.values())
-            still = judge_inputs.constant_inputs(inputs, others, varied, run.batches)
+            ids = [] if inputs else [x for x in (_numbers_of(n, w) for n, w in watch.integers.items()) if x is not None]
+            still = judge_inputs.constant_inputs(inputs or ids, others and bool(inputs), varied, run.batches)
             yield "constant-inputs", still or _strongest(judge_inputs.lost_columns(x) for x in inputs)
         yield "class-imbalance", imbalanced
         yield "unshuffled-data", grouped
@@ -225,6 +226,24 @@ class BatchJudge:
                 self.outliers.append(Outlier(place, batch, leap.step, leap.row, leap.ratio, leap.limit, loss, norm))
         self.outliers = sorted(self.outliers, key=lambda o: -o.ratio)[:REMEMBERED]
         return judge_inputs.corrupt_samples(self.outliers, watch.batches)
+
+
+def _numbers_of(name: str, w: FieldWatch) -> InputNumbers | None:
+    """Whole numbers that are not cast: ids of tokens, counts."""
+    m = w.read()
+    if m is None or not len(w.shape):
+        return None
+    return InputNumbers(
+        name=name,
+        batches=m.batches,
+        rows=m.rows,
+        rms=m.rms,
+        nonzero_rms=m.nonzero_rms,
+        mean=m.mean,
+        std=m.std,
+        changes=m.changes,
+        single_value=m.single_value,
+    )
 
 
 def _cast(watch: BatchWatch) -> Iterator[InputNumbers]:

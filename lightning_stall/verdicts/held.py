@@ -34,8 +34,31 @@ def loose(count: int, total: int, where: Sequence[str], certain: bool) -> Verdic
     )
 
 
+def kept_apart(shapes: Sequence[tuple[int, ...]], count: int, total: int) -> Verdict | None:
+    """Tensors that get gradients at each step, and that neither the module nor an optimizer knows.
+
+    Args:
+        shapes: of each.
+        count: their elements.
+        total: these, and all weights of the module.
+    """
+    if not shapes or count < 2:
+        return None
+    listed = ", ".join(str(s) for s in shapes[:4])
+    return Verdict(
+        "parameters-not-optimized",
+        f"{len(shapes)} tensors of shape {listed} get a gradient at each step, are the same at each step, and no optimizer "
+        "holds them; 0 would be right, unless they are inputs whose gradient is wanted.",
+        "Make them parameters, so that `self.parameters()` finds them:\n\n"
+        "    self.waves = nn.ParameterList(nn.Parameter(t) for t in tensors)",
+        {"weights": float(count), "of": float(total), "strength": min(0.85, 0.5 + count / max(total, 1))},
+        (f"{len(shapes)} tensors that are no part of the LightningModule",),
+        severity="critical",
+    )
+
+
 def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
-    """Layers as torch drew them that never get a gradient.
+    """Layers that never get a gradient: as torch drew them, or held by an optimizer that is to train them.
 
     Args:
         layers: name, number of weights, and whether it is frozen, of each.
@@ -48,8 +71,8 @@ def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
     how = "frozen" if frozen == len(layers) else "cut off from the loss" if not frozen else "frozen or cut off"
     return Verdict(
         "parameters-not-optimized",
-        f"{len(layers)} layers with {100 * count / total:.0f} % of all weights are {how} and still hold what torch's "
-        f"initialisation drew; up to {100 * IDLE:.0f} % might be meant.",
+        f"{len(layers)} layers with {100 * count / total:.0f} % of all weights are {how}: not one gradient has "
+        f"reached them; up to {100 * IDLE:.0f} % might be meant.",
         "Train them, or load the weights they should have:\n\n    module.requires_grad_(True)\n\n"
         "Look for `detach()`, `torch.no_grad()` and `requires_grad = False` on the way from them to the loss.",
         {"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / total)},
