@@ -32,7 +32,11 @@ _BROKEN = ("nonfinite-loss", "nonfinite-gradients")
 
 RULES: tuple[Rule, ...] = (
     Rule("nonfinite-inputs", (*_BROKEN, *_LOSS, "corrupt-samples"), "a NaN in the batch makes loss and gradients NaN"),
-    Rule("unstable-operation", (*_BROKEN, *_LOSS, "dead-activations"), "the operation makes the first non-finite value itself"),
+    Rule(
+        "unstable-operation",
+        (*_BROKEN, *_LOSS, "dead-activations"),
+        "the operation makes the first non-finite value itself",
+    ),
     Rule("corrupt-samples", (*_WILD, *_BROKEN, *_FLAT, "unscaled-inputs"), "outliers throw the loss and the gradients"),
     Rule(
         "unscaled-inputs",

@@ -15,11 +15,15 @@ from lightning_stall.measure.loss_graph import (
     Edge,
     Term,
     both_need_gradients,
+    children,
     difference,
     prediction,
+    producer,
     saved,
+    short,
 )
 
+MOST_STATES = 64  # of a sequence, that are looked at
 MATERIAL = 0.05  # share of the targets out of reach, and of their variance that is lost by it
 MARGIN = (
     0.05  # of the reachable range, or of the targets' size where it is open: nearer than that is reached well enough
@@ -48,7 +52,30 @@ def bounds(op: str, edge: Edge) -> tuple[float, float] | None:
         if isinstance(low, (int, float)) and isinstance(high, (int, float)) and (low, high) != (-math.inf, math.inf):
             return float(low), float(high)
         return None
+    if op not in _RANGES and _is_state(edge):
+        return -1.0, 1.0
     return _RANGES.get(op)
+
+
+def _is_state(edge: Edge, depth: int = 2) -> bool:
+    """Whether this is the hidden state of a recurrent cell, which lies between -1 and 1: of a layer, or of a cell."""
+    node, number = edge
+    name, below = short(node), [producer(e) for e in children(node)]
+    kinds = [short(e[0]) for e in below]
+    if name == "MkldnnRnnLayer":
+        return number < 2  # not the cell's memory
+    if name == "CudnnRnn":
+        return number < 2 and saved(node, "mode") in (1, 2, 3) and not saved(node, "proj_size")
+    if name.startswith("ThnnFused"):
+        return number == 0
+    if name == "Stack" and depth:
+        return 0 < len(below) and all(short(e[0]) == "Tanh" or _is_state(e, depth - 1) for e in below[:MOST_STATES])
+    if name == "Mul":  # LSTM: how much is shown of a squashed memory
+        return sorted(kinds) == ["Sigmoid", "Tanh"]
+    if name == "Add" and sorted(kinds) == ["Mul", "Tanh"]:  # GRU: between the state before and a new one
+        gate = [producer(e) for e in children(below[kinds.index("Mul")][0])]
+        return sorted(short(e[0]) for e in gate) == ["Sigmoid", "Sub"]
+    return False
 
 
 def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
@@ -71,7 +98,8 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
         numbers = _beyond(target, *reach) if target is not None else _beyond_by_hand(saved(term.node, "self"), *reach)
     if numbers is None:
         return
-    who, where = given.names.of(found.op, found.edge)
+    state = found.op not in _RANGES and found.op not in ("Clamp", "Hardtanh")
+    who, where = ("the hidden state of a recurrent layer", []) if state else given.names.of(found.op, found.edge)
     low, high, share = numbers
     spread = f" from {low:.4g} to {high:.4g}" if not math.isnan(low) else ""
     yield Fault(

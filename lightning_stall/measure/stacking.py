@@ -75,7 +75,9 @@ def stack(edge: Edge) -> Stack:
                 found.layers.append(layer)
         elif not _is_leaf(node) and not _affine(node, name):
             found.nonlinear = True
-        found.attention |= (name == "Bmm" and not _by_constant(node)) or name == "Softmax" or name.startswith("ScaledDotProduct")
+        found.attention |= (
+            (name == "Bmm" and not _by_constant(node)) or name == "Softmax" or name.startswith("ScaledDotProduct")
+        )
     if walked >= MOST_NODES:
         found.nonlinear = True  # not all of it was seen
     at = {layer.edge[0]: layer for layer in found.layers}
