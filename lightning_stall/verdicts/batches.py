@@ -329,6 +329,8 @@ def _leap_over(values: Sequence[tuple[int, float]], step: int) -> float:
     others = sorted(v for s, v in near if s != step and math.isfinite(v))
     own = [v for s, v in near if s == step]
     before = [v for s, v in near if s == step - 1]
+    if any(s > step and not math.isfinite(v) for s, v in near):  # what came of it is not usual
+        others = sorted(v for s, v in near if s < step and math.isfinite(v)) or others
     if not own or not others or not all(map(math.isfinite, before)):
         return 0.0
     if not math.isfinite(own[-1]):
