@@ -178,7 +178,8 @@ class Overfitting(Detector):
 
     The rise must be `rise` of the best, and three times what validations differ by from one to the next, so that one bad
     epoch, or a noisy metric, is none. `update` takes the training loss of the same moment beside it, and, where it is
-    known, what a constant predictor would reach: a rise of less than a twenty-fifth of that costs nobody a model.
+    known, what a constant predictor would reach (else the first loss): a rise of less than a twenty-fifth of that costs
+    nobody a model.
     """
 
     patience: int = 3

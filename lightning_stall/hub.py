@@ -425,7 +425,11 @@ class Hub:
     def _minds_a_little(self, outcome: Outcome) -> bool:
         """The best there is may be little: samples that are told apart at all are something learnt."""
         faint = outcome.state == "never learned" and outcome.evidence.get("explained", 0.0) > FAINT
-        return faint and self.trials is not None and bool(self.trials.pairing.minds(self))
+        if not faint or self.trials is None:
+            return False
+        asked = self.trials.pairing
+        waits = asked.found is None and not asked.declined and not self.ending  # it is asked at checks alone
+        return bool(asked.minds(self)) or (waits and asked.found is None)
 
     def _set_outcome(self, outcome: Outcome) -> None:
         self.outcome = outcome

@@ -151,7 +151,7 @@ class PlateauWatch(StallCallback):
         level = hub.curve.level(max(MEASURE, hub.curve.n // 20))
         for name, value in validation_losses(hub.trainer).items():
             watch = self.overfit.setdefault(name, Overfitting())
-            if watch.update(value, level, hub.baseline or 0.0):
+            if watch.update(value, level, abs(hub.curve.first[0]) if hub.baseline is None else hub.baseline):
                 if hub.evaluates_apart:
                     continue  # the training data would fare as badly, evaluated
                 self._tell_overfitting(name, watch, self._stop(name))

@@ -138,6 +138,9 @@ class BatchWatch:
         self._hooks.remove()
         self.entries = self._hooks.read() or self.entries
         self.roles = find_roles(found, loss_terms(loss))
+        entered = {e.field for e in self.entries}
+        both = [f.name for f in found if f.name in self.roles.targets and f.name in entered and f.floating]
+        self.roles.inputs += [name for name in both if name not in self.roles.inputs]  # an autoencoder's
         soft = soft_target(loss)
         if soft is not None and (name := match(soft, found)) is not None:
             self.roles = Roles([n for n in self.roles.inputs if n != name], [name], True)

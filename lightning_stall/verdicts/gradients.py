@@ -13,6 +13,7 @@ NOTHING = 1e-8  # root mean square gradient an element; Adam's epsilon, below wh
 GROWTH = 100.0  # times its first steps: gradients that grew so much before a non-finite loss led to it
 STEEP = 100.0  # times the loss: what the first gradient promises for a step as long as the weights
 SOON = 16  # optimizer steps within which a steep start breaks
+UNDERFLOW = 1e-20  # of the largest gradient: what is less is about to fade to 0 by itself
 LOOKS = 3  # checks whose median counts
 
 Layer = tuple[str, float]  # name, gradient norm
@@ -89,6 +90,21 @@ def vanished(decays: Sequence[float], of: Sequence[Layer], at_first: float = mat
     )
 
 
+def _unpadded(profile: Sequence[float]) -> Sequence[float]:
+    """Without the places at either end that have no gradient at all next to some that have a good one: padding."""
+    largest = max(profile, default=0.0)
+    first, last = 0, len(profile)
+    while last > 0 and profile[last - 1] == 0.0:
+        last -= 1
+    while first < last and profile[first] == 0.0:
+        first += 1
+    if last and profile[last - 1] < UNDERFLOW * largest:
+        last = len(profile)  # it fades until nothing is left
+    if first < last and profile[first] < UNDERFLOW * largest:
+        first = 0
+    return profile[first:last]
+
+
 def vanished_in_time(profile: Sequence[float], where: str) -> Verdict | None:
     """The loss does not feel one end of its sequences.
 
@@ -96,6 +112,7 @@ def vanished_in_time(profile: Sequence[float], where: str) -> Verdict | None:
         profile: norm of the gradient with respect to each place of a sequence, in order.
         where: what the sequence is.
     """
+    profile = _unpadded(profile)
     third = len(profile) // 3
     if third < 3 or not all(math.isfinite(v) for v in profile):
         return None
