@@ -292,10 +292,10 @@ class Hub:
         if self.active:
             self.active = False
             self.batch = (None, 0)  # a report may outlive its run by long
-            self._undo()
             for member in self.members:  # not by `_each`: this must work whatever is broken
                 self.guard(member, "detach")
                 member.wake()
+            self._undo()  # after theirs, which may stand around it
             self.rate.remove()
             trainer = self.trainer
             if trainer is not None and _HUBS.get(trainer) is self:
