@@ -58,7 +58,8 @@ def family(kind: str) -> list[Any]:
         GradientHealth(),
         AutoClip(warmup=10, history=50),
         watch,
-        OptimizerHealth(),
+        # a rate known to be too low is not lowered further, and here the reduction is what is to go on
+        OptimizerHealth(mute=["learning-rate-too-low"]),
         StallReport(table=False, trials=False),
     ]
 
