@@ -379,15 +379,21 @@ class Hub:
         self.readings.rate_factor = self.rate.factor
         self.readings.before_backward(loss)
         if self.checking or self.step <= LOOK_AT_LABELS:
-            seen = recognise(loss)
-            if seen is not None:
-                self.labels.update(seen)
-                if self.checking and self.step <= SETTLED:
-                    scaler = self.readings.scaler
-                    value = float(loss.detach().float().mean()) * self.readings.accumulate
-                    self.labels.calibrate(seen, value / float(scaler.get_scale()) if scaler is not None else value)
-            if self.step >= SETTLED and not self.labels.noted:
-                self.notes = None  # nothing to note, or nothing that could be
+            try:
+                self._look_at_labels(loss)
+            except Exception:  # targets of a kind that is none of ours: nothing is said of a level
+                self.labels.usable = False
+
+    def _look_at_labels(self, loss: Tensor) -> None:
+        seen = recognise(loss)
+        if seen is not None:
+            self.labels.update(seen)
+            if self.checking and not self.labels.calibrated:
+                scaler = self.readings.scaler
+                value = float(loss.detach().float().mean()) * self.readings.accumulate
+                self.labels.calibrate(seen, value / float(scaler.get_scale()) if scaler is not None else value)
+        if self.step >= SETTLED and not self.labels.noted:
+            self.notes = None  # nothing to note, or nothing that could be
 
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""

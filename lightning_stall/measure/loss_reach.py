@@ -69,7 +69,7 @@ def _is_state(edge: Edge, depth: int = 2) -> bool:
     if name.startswith("ThnnFused"):
         return number == 0
     if name == "Stack" and depth:
-        return 0 < len(below) and all(short(e[0]) == "Tanh" or _is_state(e, depth - 1) for e in below[:MOST_STATES])
+        return len(below) > 0 and all(short(e[0]) == "Tanh" or _is_state(e, depth - 1) for e in below[:MOST_STATES])
     if name == "Mul":  # LSTM: how much is shown of a squashed memory
         return sorted(kinds) == ["Sigmoid", "Tanh"]
     if name == "Add" and sorted(kinds) == ["Mul", "Tanh"]:  # GRU: between the state before and a new one

@@ -172,9 +172,14 @@ class Labels:
         else:
             self._sum(seen.target)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether it is known what the loss is multiplied by."""
+        return not self.usable or len(self._factors) >= FACTORS
+
     def calibrate(self, seen: SeenLoss, loss: float) -> None:
         """Compare the loss as it was returned with what its parts give: it may be multiplied by something. Waits."""
-        own = seen.value() if self.usable and len(self._factors) < FACTORS else None
+        own = seen.value()
         value = math.nan if own is None else float(own)
         if not (math.isfinite(loss) and math.isfinite(value)) or value < LEAST or loss <= 0:
             return
