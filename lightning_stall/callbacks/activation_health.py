@@ -27,6 +27,7 @@ from lightning_stall.sinks import clean_tag, themes
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
 CHOSEN = 0.3  # the same for the rows of a softmax before it has learnt what to look at
 SATURATED = 0.6  # share of a layer's values at the limits
+STUCK = 0.2  # share of what is trained that may be stuck at 0 before it is worth a word
 EARLY = 16  # optimizer steps in which a model still is as it was made
 DEEP = 5  # activations in a row from which on a signal may fade
 FADED = 0.01  # share of the spread between samples that is left, under which it has
@@ -156,6 +157,8 @@ class ActivationHealth(StallCallback):
         self._look_for_dead()
         self._look_for_saturated()
         self._look_at_start()
+        if self.hub.step in (4, 8):
+            self._look_at_zeros()
 
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
@@ -317,6 +320,35 @@ class ActivationHealth(StallCallback):
             statistical=True,
             evidence={"saturated": worst, "layers": float(len(stuck)), "strength": min(1.0, worst**2 + 0.1)},
             where=[x.name for x in stuck],
+        )
+
+    def _look_at_zeros(self) -> None:
+        """Weights that are all 0 and whose gradients are, too: factors of one product, which nothing will ever move."""
+        hub = self.hub
+        if hub.distributed:
+            return
+        stuck, count, total = [], 0, 0
+        for optimizer in hub.readings.optimizers:
+            names, params = hub.readings.named(optimizer)
+            norms = hub.readings.gradients(optimizer).norms.tolist()
+            for name, p, norm in zip(names, params, norms, strict=True):
+                total += p.numel()
+                if p.ndim >= 2 and norm == 0.0 and p.grad is not None and not bool(p.detach().any()):
+                    stuck.append(name)
+                    count += p.numel()
+        if len(stuck) < 2 or count < STUCK * total:
+            return
+        whole = count == total
+        self.tell(
+            "bad-initialization",
+            f"{len(stuck)} weights with {100 * count / total:.0f} % of what is trained are all 0, and so is each of their "
+            f"gradients (step {hub.step}): in a product of two that are 0 neither ever moves; one of them may be.",
+            advice="Start one of the two factors from random numbers, and only the other at 0:\n\n"
+            "    nn.init.normal_(self.down, std=0.02)\n    nn.init.zeros_(self.up)",
+            severity="critical" if whole else "warning",
+            statistical=not whole,
+            evidence={"weights": float(count), "of": float(total), "strength": 1.0},
+            where=stuck,
         )
 
     def _look_at_start(self) -> None:
