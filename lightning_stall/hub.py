@@ -416,7 +416,7 @@ class Hub:
         return len(self._losers) == 1
 
     def _judge(self) -> None:
-        if self.checking and self.labels.seen:
+        if self.checking and self.labels.kind is not None:
             self.baseline, self.mastered = self.labels.baseline(), self.labels.mastered()
         outcome = judge(self.curve, self.step, self.baseline, self.labels.floor, self.mastered)
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:

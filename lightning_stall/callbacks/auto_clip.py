@@ -23,6 +23,9 @@ from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
 TIGHT = "clipping-too-tight"
+LOST = 8  # steps in a row without finite gradients
+EARLY = 32  # the step until which these say something of how the run began
+MADE_SO = ("unstable-operation", "nonfinite-inputs", "corrupt-samples")  # what makes gradients non-finite without end
 USUAL = 1.0  # gradient norm that is most often clipped to
 ANEW = "it learns anew what is usual, and clips nothing until then."
 
@@ -102,6 +105,7 @@ class AutoClip(StallCallback):
         self._hooks: list[Any] = []
         self._numbers: dict[str, float] = {}
         self._introduced = False
+        self._in_a_row = self._lost_at = 0  # steps whose gradients were not finite, and the first of them
         self._trainers_left: float | None = None  # of the usual gradient, where the Trainer's limit is too tight
         self._undo: float | None = None  # the Trainer's own limit, where it was loosened
         self._alone = True  # nobody else tells of non-finite gradients
@@ -167,10 +171,13 @@ class AutoClip(StallCallback):
         if not self.auto_remedy or reading.scaled:
             return
         if math.isfinite(reading.total_norm):
+            self._in_a_row = 0
             if self._alone:
                 self.retract("nonfinite-gradients")
             return
         self.skipped += 1
+        self._in_a_row += 1
+        self._lost_at = reading.step if self._in_a_row == 1 else self._lost_at
         if self._alone:
             bad = [n for n, v in zip(reading.names, reading.norms, strict=True) if not math.isfinite(v)]
             self.tell(
@@ -186,17 +193,23 @@ class AutoClip(StallCallback):
 
     def judged(self) -> None:
         hub = self.hub
-        burst = [f for f in hub.journal.known() if f.code == "exploding-gradients" and "steepness" in f.evidence]
+        known = hub.journal.known()
+        steep = [f.evidence["steepness"] for f in known if f.code == "exploding-gradients" and "steepness" in f.evidence]
+        # or nothing but steps that are not finite from early on, and nothing known that makes them so
+        lost = self._in_a_row >= LOST and self._lost_at <= EARLY and not any(f.code in MADE_SO for f in known)
         if self.auto_remedy and USUAL < self.most < math.inf and not self.tightest and hub.curve.bad_steps:
             self.most, self.tightest = max(USUAL, self.most / 10), True
             hub.mended["exploding-gradients"] = hub.step
-        if not burst or not self.auto_remedy or self.most < math.inf:
+        if not (steep or lost) or not self.auto_remedy or self.most < math.inf:
             return
         self.most, hub.mended["exploding-gradients"] = USUAL, hub.step
         self.tell(
             "exploding-gradients",
-            f"The first gradients promised steps that no weights stand: {burst[-1].evidence['steepness']:.3g} times the "
-            f"loss for one as long as the weights; {USUAL:g} is the usual limit of a norm.",
+            f"The first gradients promised steps that no weights stand: {steep[-1]:.3g} times the loss for one as long as "
+            f"the weights; {USUAL:g} is the usual limit of a norm."
+            if steep
+            else f"{self._in_a_row} steps in a row, from step {self._lost_at} on, had gradients that are not finite; none "
+            "would be fine.",
             severity="info",
             evidence={"limit": USUAL},
             remedy=f"cut all gradients to a norm of {USUAL:g} from step {hub.step + 1} on",

@@ -436,7 +436,8 @@ class PlateauWatch(StallCallback):
         self.mended_at = at
         self.rests_until = hub.step + (self.cooldown or SHORT_COOLDOWN)
         self.changed_at = self.plateau.since = self.plateau.failed = 0
-        thrown_about = hub.outcome.bad or hub.curve.bad_steps
+        exploded = hub.mended.get("exploding-gradients") == at  # the weights are lost, whatever the loss may be
+        thrown_about = hub.outcome.bad or hub.curve.bad_steps or exploded
         back = self._go_back() if self.rollback and self.good.taken and thrown_about else ""
         if back:
             self.tell(

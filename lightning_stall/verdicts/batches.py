@@ -116,7 +116,7 @@ class BatchJudge:
             others = any((m := w.read()) is None or m.changes for w in watch.integers.values())
             whole = not inputs and not watch.extremes  # no field of the batch is a float
             ids = [x for x in (_numbers_of(n, w) for n, w in watch.integers.items()) if whole and x]
-            still = judge_inputs.constant_inputs(inputs or ids, others and bool(inputs), varied, run.batches)
+            still = judge_inputs.constant_inputs(inputs or ids, others, varied, run.batches)
             yield "constant-inputs", still or _strongest(judge_inputs.lost_columns(x) for x in inputs)
         yield "class-imbalance", imbalanced
         yield "unshuffled-data", grouped
