@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_stall.remedies import swap
 
 CHANNELS_A_GROUP = 8  # at least: fewer would make the group's statistics as poor as those they replace
+SOUND = 20  # values per channel whose statistics move the running ones by their whole momentum
 MOST_GROUPS = 32
 KEEP_BATCHES = 16
 KEEP_BYTES = 256 << 20  # of device memory for batches kept to re-estimate with
@@ -69,7 +70,9 @@ def _follow(layer: _BatchNorm, x: Tensor) -> None:
     """Move the running statistics towards those of this input, as the layer does in training."""
     if x.numel() == x.shape[1] or layer.running_mean is None or layer.running_var is None:
         return
-    share = 0.1 if layer.momentum is None else layer.momentum
+    # few values move the averages the less, so that what they are made of stays enough values
+    few = min(1.0, x.numel() / x.shape[1] / SOUND)
+    share = few * (0.1 if layer.momentum is None else layer.momentum)
     across = [d for d in range(x.ndim) if d != 1]
     var, mean = torch.var_mean(x.float(), across)
     layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
