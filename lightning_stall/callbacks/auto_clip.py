@@ -194,7 +194,9 @@ class AutoClip(StallCallback):
     def judged(self) -> None:
         hub = self.hub
         known = hub.journal.known()
-        steep = [f.evidence["steepness"] for f in known if f.code == "exploding-gradients" and "steepness" in f.evidence]
+        steep = [
+            f.evidence["steepness"] for f in known if f.code == "exploding-gradients" and "steepness" in f.evidence
+        ]
         # or nothing but steps that are not finite from early on, and nothing known that makes them so
         lost = self._in_a_row >= LOST and self._lost_at <= EARLY and not any(f.code in MADE_SO for f in known)
         if self.auto_remedy and USUAL < self.most < math.inf and not self.tightest and hub.curve.bad_steps:
