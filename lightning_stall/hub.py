@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
-LOOK_AT_LABELS = (
-    32  # optimizer steps whose labels are all counted, and gradients measured; later perhaps at checks only
-)
+LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice

@@ -209,9 +209,8 @@ class Readings:
     def after_backward(self, more_to_come: bool, measure: bool = True) -> None:
         """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
         self._cache.clear()
-        if (
-            more_to_come and measure and self.copies is None
-        ):  # FSDP1 reduces its gradients with the last micro-batch only
+        # FSDP1 reduces its gradients with the last micro-batch only
+        if more_to_come and measure and self.copies is None:
             params = [p for opt in self.optimizers for p in self.table(opt).params]
             self._partial.append(total_norm(gradient_norms([p.grad for p in params])))
             self.measured += 1
