@@ -329,3 +329,39 @@ def test_weights_are_bitwise_those_of_a_run_without(name: str, make_trainer: Cal
         make_trainer(callbacks, max_epochs=3).fit(module, numbers())
         weights.append([p.detach().clone() for p in module.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def picked(logits: Tensor, y: Tensor, how: str) -> Tensor:
+    logs = F.log_softmax(logits, dim=1)
+    if how == "gather":
+        return -logs.gather(1, y[:, None]).mean()
+    if how == "gather, then squeezed":
+        return (-logs.gather(1, y[:, None]).squeeze(1)).mean()
+    return -logs[torch.arange(len(y)), y].mean()
+
+
+@pytest.mark.parametrize("how", ["gather", "gather, then squeezed", "index"])
+def test_a_likelihood_picked_out_by_hand_is_a_cross_entropy(how: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(24, 3, generator=g, requires_grad=True)
+    y = torch.randint(3, (24,), generator=g)
+    loss = picked(logits, y, how)
+    seen = recognise(loss)
+    assert seen is not None
+    assert seen.kind == "cross-entropy"
+    assert seen.mean
+    assert torch.equal(seen.target, y)
+    assert torch.allclose(seen.value(), loss)
+
+
+@pytest.mark.parametrize("what", ["without the minus", "summed", "minus a squared error", "probabilities"])
+def test_what_looks_like_a_likelihood_is_none(what: str) -> None:
+    logits = torch.randn(8, 3, requires_grad=True)
+    y = torch.arange(8) % 3
+    loss = {
+        "without the minus": lambda: F.log_softmax(logits, 1).gather(1, y[:, None]).mean(),
+        "summed": lambda: -F.log_softmax(logits, 1).gather(1, y[:, None]).sum(),
+        "minus a squared error": lambda: -F.mse_loss(logits, torch.zeros(8, 3)),
+        "probabilities": lambda: -F.softmax(logits, 1).gather(1, y[:, None]).mean(),
+    }[what]()
+    assert recognise(loss) is None

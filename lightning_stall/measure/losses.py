@@ -23,6 +23,7 @@ _BINARY = {"BinaryCrossEntropyWithLogitsBackward0", "BinaryCrossEntropyBackward0
 FACTORS = 2  # batches on which the loss is compared with its parts
 LEAST = 1e-12  # loss below which it is not
 ALIKE = 0.01
+_VIEWS = {"SqueezeBackward0", "SqueezeBackward1", "ViewBackward0", "ReshapeAliasBackward0", "SelectBackward0"}
 HITS = 8  # batches whose accuracy is kept
 LEAST_HITS = 64  # samples
 _MEAN = 1  # at::Reduction
@@ -68,17 +69,25 @@ class SeenLoss:
 def recognise(loss: Tensor) -> SeenLoss | None:
     """The built-in loss at the top of the graph, looking through scaling and averaging; None for any other loss."""
     node = loss.grad_fn
-    averaged = False
+    averaged = negated = False
     for _ in range(8):
         if node is None:
             return None
         name = node.name()
-        if _known(name):
+        if name == "NegBackward0" and not negated:
+            negated, node = True, node.next_functions[0][0]
+            continue
+        if negated:
+            if name in ("GatherBackward0", "IndexBackward0"):
+                return _likelihood(node, averaged)
+            if name not in _WRAPPERS | _VIEWS:
+                return None
+        elif _known(name):
             return _read(node, name, averaged)
-        noted = _noted(node, averaged)
+        noted = None if negated else _noted(node, averaged)
         if noted is not None:
             return noted
-        if name not in _WRAPPERS:
+        if name not in _WRAPPERS and not (negated and name in _VIEWS):
             return None
         averaged = averaged or name == "MeanBackward0"
         inner = [child for child, _ in node.next_functions if child is not None]
@@ -86,6 +95,21 @@ def recognise(loss: Tensor) -> SeenLoss | None:
             return None
         node = inner[0]
     return None
+
+
+def _likelihood(node: Any, averaged: bool) -> SeenLoss | None:
+    """A cross-entropy written by hand: the log-probabilities of the targets, picked out by `gather` or by an index."""
+    below = node.next_functions[0][0]
+    if below is None or below.name() != "LogSoftmaxBackward0":
+        return None
+    try:
+        logs = below._saved_result
+        picked = node._saved_index if node.name() == "GatherBackward0" else node._saved_indices[-1]
+    except (RuntimeError, AttributeError, IndexError):
+        return None
+    if not isinstance(picked, Tensor) or not isinstance(logs, Tensor) or logs.ndim != 2 or picked.numel() != len(logs):
+        return None
+    return SeenLoss("cross-entropy", picked.reshape(-1), logs, node, averaged)
 
 
 def recognise_node(node: Any) -> SeenLoss | None:
@@ -161,7 +185,7 @@ class Labels:
         if self.kind is not None and (self.smoothing != seen.smoothing or (weight is None) != (self.weight is None)):
             self.usable = False
         self.kind, self.weight, self.smoothing = seen.kind, weight, seen.smoothing
-        self.noted = not _known(seen.node.name())
+        self.noted = difference(seen.node) is not None or smoothed(seen.node) is not None
         if not self.usable:
             return
         if seen.kind == "smooth l1":
