@@ -337,10 +337,14 @@ def picked(logits: Tensor, y: Tensor, how: str) -> Tensor:
         return -logs.gather(1, y[:, None]).mean()
     if how == "gather, then squeezed":
         return (-logs.gather(1, y[:, None]).squeeze(1)).mean()
+    if how == "over places":
+        return -logits.view(4, 6, 3).log_softmax(-1).gather(-1, y.view(4, 6, 1)).mean()
+    if how == "log-sum-exp":
+        return (logits.logsumexp(-1) - logits.gather(1, y[:, None])[:, 0]).mean()
     return -logs[torch.arange(len(y)), y].mean()
 
 
-@pytest.mark.parametrize("how", ["gather", "gather, then squeezed", "index"])
+@pytest.mark.parametrize("how", ["gather", "gather, then squeezed", "index", "over places", "log-sum-exp"])
 def test_a_likelihood_picked_out_by_hand_is_a_cross_entropy(how: str) -> None:
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(24, 3, generator=g, requires_grad=True)
@@ -354,7 +358,17 @@ def test_a_likelihood_picked_out_by_hand_is_a_cross_entropy(how: str) -> None:
     assert torch.allclose(seen.value(), loss)
 
 
-@pytest.mark.parametrize("what", ["without the minus", "summed", "minus a squared error", "probabilities"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "without the minus",
+        "summed",
+        "minus a squared error",
+        "probabilities",
+        "along the batch",
+        "of other logits",
+    ],
+)
 def test_what_looks_like_a_likelihood_is_none(what: str) -> None:
     logits = torch.randn(8, 3, requires_grad=True)
     y = torch.arange(8) % 3
@@ -363,5 +377,7 @@ def test_what_looks_like_a_likelihood_is_none(what: str) -> None:
         "summed": lambda: -F.log_softmax(logits, 1).gather(1, y[:, None]).sum(),
         "minus a squared error": lambda: -F.mse_loss(logits, torch.zeros(8, 3)),
         "probabilities": lambda: -F.softmax(logits, 1).gather(1, y[:, None]).mean(),
+        "along the batch": lambda: -F.log_softmax(logits, 1).gather(0, y[:, None]).mean(),
+        "of other logits": lambda: (logits.logsumexp(-1) - (2 * logits).gather(1, y[:, None])[:, 0]).mean(),
     }[what]()
     assert recognise(loss) is None

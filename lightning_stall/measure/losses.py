@@ -85,6 +85,8 @@ def recognise(loss: Tensor) -> SeenLoss | None:
         elif _known(name):
             return _read(node, name, averaged)
         noted = None if negated else _noted(node, averaged)
+        if name == "SubBackward0" and not negated:
+            return _log_odds(node, averaged)
         if noted is not None:
             return noted
         if name not in _WRAPPERS and not (negated and name in _VIEWS):
@@ -103,13 +105,44 @@ def _likelihood(node: Any, averaged: bool) -> SeenLoss | None:
     if below is None or below.name() != "LogSoftmaxBackward0":
         return None
     try:
-        logs = below._saved_result
-        picked = node._saved_index if node.name() == "GatherBackward0" else node._saved_indices[-1]
+        return _picked(node, below._saved_result, averaged)
     except (RuntimeError, AttributeError, IndexError):
         return None
-    if not isinstance(picked, Tensor) or not isinstance(logs, Tensor) or logs.ndim != 2 or picked.numel() != len(logs):
+
+
+def _log_odds(node: Any, averaged: bool) -> SeenLoss | None:
+    """The same as `logsumexp(logits)` minus the logits of the targets."""
+    total, chosen = (child for child, _ in node.next_functions[:2])
+    for _ in range(4):
+        if chosen is None or chosen.name() not in _VIEWS:
+            break
+        chosen = chosen.next_functions[0][0]
+    while total is not None and total.name() in _VIEWS:
+        total = total.next_functions[0][0]
+    if total is None or chosen is None or total.name() != "LogsumexpBackward0" or chosen.name() != "GatherBackward0":
         return None
-    return SeenLoss("cross-entropy", picked.reshape(-1), logs, node, averaged)
+    try:
+        if total.next_functions[0][0] is not chosen.next_functions[0][0]:
+            return None
+        logits, sums = total._saved_self, total._saved_result
+        sums = sums if sums.ndim == logits.ndim else sums.unsqueeze(-1)
+        return _picked(chosen, (logits - sums).detach(), averaged)
+    except (RuntimeError, AttributeError, IndexError):
+        return None
+
+
+def _picked(node: Any, logs: Tensor, averaged: bool) -> SeenLoss | None:
+    """What `gather` along the last dimension, or an index into rows, takes from log-probabilities (..., classes)."""
+    if node.name() == "IndexBackward0":
+        index = node._saved_indices[-1]
+        if logs.ndim != 2 or not isinstance(index, Tensor) or index.numel() != len(logs):
+            return None
+    else:
+        index, dim = node._saved_index, int(node._saved_dim)
+        last = dim - 2**64 if dim >= 2**63 else dim
+        if last not in (-1, logs.ndim - 1) or index.shape != (*logs.shape[:-1], 1):
+            return None
+    return SeenLoss("cross-entropy", index.reshape(-1), logs.reshape(-1, logs.shape[-1]), node, averaged)
 
 
 def recognise_node(node: Any) -> SeenLoss | None:
