@@ -29,6 +29,7 @@ from lightning_stall.measure.gradients import (
     total_norm,
 )
 from lightning_stall.measure.graph import forward_order
+from lightning_stall.measure.quiet import untouched
 from lightning_stall.measure.updates import WeightSample
 
 _UNKNOWN = object()  # not yet looked at
@@ -352,9 +353,10 @@ def planned_steps(trainer: Any) -> float:
 def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | None:
     """The loss of this batch once more, with its graph, and nothing changed by it; None where that cannot be promised.
 
-    Random numbers and BatchNorm's statistics are put back and nothing is logged. Manual optimisation would make steps,
-    metrics inside the module would count twice, and a compiled step hides its graph: there it is not run. Of several
-    ranks one may run it alone: what wraps the module, and would wait for the others, is left out.
+    Random numbers, BatchNorm's statistics and what the step writes down on its modules are put back, and nothing is
+    logged. Manual optimisation would make steps, metrics inside the module would count twice, and a compiled step hides
+    its graph: there it is not run. Of several ranks one may run it alone: what wraps the module, and would wait for the
+    others, is left out.
     """
     compiled = getattr(module, "_compiler_ctx", None) is not None
     counts = any(hasattr(m, "_update_count") for m in module.modules())  # a torchmetrics metric
@@ -371,7 +373,8 @@ def run_again(trainer: Any, module: Any, batch: tuple[Any, int]) -> Tensor | Non
     for part, name, buffer in buffers:
         part._buffers[name] = buffer.detach().clone()
     try:
-        with isolate_rng(), torch.enable_grad(), trainer.precision_plugin.train_step_context():
+        context = trainer.precision_plugin.train_step_context()
+        with isolate_rng(), untouched(module), torch.enable_grad(), context:
             output = module.training_step(*arguments.values())
     except Exception:  # what failed twice is the user's to see, in the run itself
         return None

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lightning_stall import AutoClip, GradientHealth, PlateauWatch, StallCallback
 from lightning_stall.measure.graph import forward_order
 from lightning_stall.readings import StepReading, plain_name
-from lightning_stall.testing import blobs, healthy
+from lightning_stall.testing import blobs, healthy, watch
 
 
 class Keeper(StallCallback):
@@ -121,3 +121,34 @@ def test_depth_is_the_order_of_use_not_of_registration() -> None:
 
 def test_names_are_the_users() -> None:
     assert plain_name("_fsdp_wrapped_module.net._orig_mod.0._checkpoint_wrapped_module.weight") == "net.0.weight"
+
+
+class Notes(LightningModule):
+    """Writes down what it does, as users do to average at the end of an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(8, 4)
+        self.outputs: list[Tensor] = []
+        self.by_batch: dict[int, int] = {}
+        self.count = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        root = (self.net.weight.sum() * 0.0).sqrt()  # its slope is infinite
+        self.outputs.append(loss.detach())
+        self.by_batch[len(self.by_batch)] = batch_idx
+        self.count += 1
+        self.last = loss.detach()
+        return loss + (root if batch_idx == 4 else 0.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def test_a_batch_run_again_leaves_no_note() -> None:
+    module = Notes()
+    report = watch(module, blobs(samples=256, batch_size=32), GradientHealth(), max_epochs=2)
+    assert "unstable-operation" in [f.code for f in report.findings]  # for which the batch was run once more
+    assert module.count == len(module.outputs) == len(module.by_batch) == 16
+    assert len({id(v) for v in module.outputs}) == 16

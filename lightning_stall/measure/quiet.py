@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -36,3 +38,30 @@ def compiled(module: Any) -> bool:
         type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
         for m in module.modules()
     )
+
+
+_OWN = frozenset({"_parameters", "_modules", "_buffers"})
+
+
+@contextmanager
+def untouched(module: Any) -> Iterator[None]:
+    """Puts back what a step of the user's writes down on its modules: lists it appends to, counters, the last output.
+
+    Lists, dicts, sets and deques get their items back, one level deep; other attributes their values. Tensors are not
+    copied: what is changed in place inside one, other than a buffer, stays changed.
+    """
+    modules = list(module.modules())
+    plain = [{k: v for k, v in vars(m).items() if k not in _OWN} for m in modules]
+    kept = [(v, type(v)(v)) for values in plain for v in values.values() if type(v) in (list, dict, set)]
+    queues = [(v, list(v)) for values in plain for v in values.values() if type(v) is deque]
+    try:
+        yield
+    finally:
+        for m, before in zip(modules, plain, strict=True):
+            for name in [k for k in vars(m) if k not in before and k not in _OWN]:
+                del m.__dict__[name]
+            m.__dict__.update(before)
+        for held, copy in (*kept, *queues):
+            if len(held) != len(copy) or any(a is not b for a, b in zip(held, copy, strict=True)) or type(held) is dict:
+                held.clear()
+                held.extend(copy) if isinstance(held, list | deque) else held.update(copy)
