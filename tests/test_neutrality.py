@@ -114,6 +114,7 @@ def half(device: str) -> MixedPrecision:
 # what differs from the plain program: module, loader, Trainer
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     **{f"32 {name}": ({"optimizer": name}, {}, {}) for name in OPTIMIZERS},
+    "32 sgd, half way": ({"optimizer": "sgd"}, {}, {"max_epochs": 5}),  # what dropout costs is asked at its end
     "bf16-mixed": ({}, {}, {"precision": "bf16-mixed"}),
     "bf16-true": ({"optimizer": "adam"}, {}, {"precision": "bf16-true"}),
     "16-mixed": ({}, {}, {"plugins": Made(lambda: half("cpu"))}),
