@@ -381,3 +381,13 @@ def test_what_looks_like_a_likelihood_is_none(what: str) -> None:
         "of other logits": lambda: (logits.logsumexp(-1) - (2 * logits).gather(1, y[:, None])[:, 0]).mean(),
     }[what]()
     assert recognise(loss) is None
+
+
+def test_smoothed_labels_of_which_class_0_is_padding() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(40, 4, generator=g, requires_grad=True), torch.randint(4, (40,), generator=g)
+    with LossNotes():
+        loss = F.cross_entropy(logits, y, label_smoothing=0.1, ignore_index=0)
+    seen = recognise(loss)
+    assert seen is not None
+    assert torch.allclose(seen.value(), loss)

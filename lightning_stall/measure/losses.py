@@ -51,13 +51,11 @@ class SeenLoss:
             return (prediction - target.float()).square().mean()
         if self.kind == "l1":
             return (prediction - target.float()).abs().mean()
+        ignore = -100 if self.ignore_index is None else self.ignore_index
         if self.smoothing:
-            return F.cross_entropy(
-                prediction, target, label_smoothing=self.smoothing, ignore_index=self.ignore_index or -100
-            )
+            return F.cross_entropy(prediction, target, label_smoothing=self.smoothing, ignore_index=ignore)
         if self.kind == "cross-entropy":
             weight = getattr(self.node, "_saved_weight", None)
-            ignore = -100 if self.ignore_index is None else self.ignore_index
             return F.nll_loss(prediction, target, weight if weight is None else weight.float(), ignore_index=ignore)
         if self.kind == "binary cross-entropy" and not self.weighted:
             logits = "Logits" in self.node.name()
@@ -112,13 +110,7 @@ def _likelihood(node: Any, averaged: bool) -> SeenLoss | None:
 
 def _log_odds(node: Any, averaged: bool) -> SeenLoss | None:
     """The same as `logsumexp(logits)` minus the logits of the targets."""
-    total, chosen = (child for child, _ in node.next_functions[:2])
-    for _ in range(4):
-        if chosen is None or chosen.name() not in _VIEWS:
-            break
-        chosen = chosen.next_functions[0][0]
-    while total is not None and total.name() in _VIEWS:
-        total = total.next_functions[0][0]
+    total, chosen = (_below_views(child) for child, _ in node.next_functions[:2])
     if total is None or chosen is None or total.name() != "LogsumexpBackward0" or chosen.name() != "GatherBackward0":
         return None
     try:
@@ -129,6 +121,12 @@ def _log_odds(node: Any, averaged: bool) -> SeenLoss | None:
         return _picked(chosen, (logits - sums).detach(), averaged)
     except (RuntimeError, AttributeError, IndexError):
         return None
+
+
+def _below_views(node: Any) -> Any:
+    while node is not None and node.name() in _VIEWS:
+        node = node.next_functions[0][0]
+    return node
 
 
 def _picked(node: Any, logs: Tensor, averaged: bool) -> SeenLoss | None:
