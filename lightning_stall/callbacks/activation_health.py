@@ -327,15 +327,18 @@ class ActivationHealth(StallCallback):
         hub = self.hub
         if hub.distributed:
             return
-        stuck, count, total = [], 0, 0
+        still, total = [], 0
         for optimizer in hub.readings.optimizers:
             names, params = hub.readings.named(optimizer)
             norms = hub.readings.gradients(optimizer).norms.tolist()
-            for name, p, norm in zip(names, params, norms, strict=True):
-                total += p.numel()
-                if p.ndim >= 2 and norm == 0.0 and p.grad is not None and not bool(p.detach().any()):
-                    stuck.append(name)
-                    count += p.numel()
+            total += sum(p.numel() for p in params)
+            found = zip(names, params, norms, strict=True)
+            still += [(n, p) for n, p, norm in found if p.ndim >= 2 and norm == 0.0 and p.grad is not None]
+        if not still:
+            return
+        empty = (~torch.stack([p.detach().any() for _, p in still])).tolist()
+        stuck = [name for (name, _), nothing in zip(still, empty, strict=True) if nothing]
+        count = sum(p.numel() for (_, p), nothing in zip(still, empty, strict=True) if nothing)
         if len(stuck) < 2 or count < STUCK * total:
             return
         whole = count == total

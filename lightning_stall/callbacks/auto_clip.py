@@ -220,7 +220,7 @@ class AutoClip(StallCallback):
     def act(self) -> None:
         """Where the Trainer's limit is told to be too tight, loosen it."""
         hub, trainer = self.hub, self.hub.trainer
-        if not self.auto_remedy or "clipping-too-tight" in hub.mended or self._trainers_left is None:
+        if not self.auto_remedy or TIGHT in hub.mended or self._trainers_left is None:
             return
         if not trainer.gradient_clip_val or not any(f.code == TIGHT and f.speaks for f in hub.journal.findings):
             return
@@ -390,7 +390,7 @@ class AutoClip(StallCallback):
             if trainers is not None or by_value:
                 self._trainers_left = found.left if found is not own else None
             self.tell(
-                "clipping-too-tight",
+                TIGHT,
                 found.text(whose, usual),
                 severity="info" if capped else "warning",  # its own tightness is no cause of anything
                 statistical=not capped,
@@ -399,7 +399,7 @@ class AutoClip(StallCallback):
                 remedy=remedy,
             )
             return
-        self.retract("clipping-too-tight")
+        self.retract(TIGHT)
 
     def _loosen(self, left: float) -> bool:
         """Ten times as much, or as would be fine, while the run bears it; whether it was done."""

@@ -46,9 +46,9 @@ class BatchNormBatchSizeGuard(StallCallback):
         remedy: what `auto_remedy` does. "running-statistics" normalises a batch that is too small by the running
             statistics, and every batch once all are found to be; "re-estimate" sets the running statistics to the
             average over the last training batches before each validation; "auto" does the first, and the second once
-            they are found to be stale. "drop-batch" leaves out an epoch's last batch that is; "sync" and "group-norm" put SyncBatchNorm
-            (several accelerators only) or GroupNorm in the place of every BatchNorm before the optimizer is made, and
-            a checkpoint then loads only into a model converted likewise.
+            they are found to be stale. "drop-batch" leaves out an epoch's last batch that is too small; "sync" and
+            "group-norm" put SyncBatchNorm (several accelerators only) or GroupNorm in the place of every BatchNorm
+            before the optimizer is made, and a checkpoint then loads only into a model converted likewise.
         auto_remedy: apply it.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
@@ -167,7 +167,6 @@ class BatchNormBatchSizeGuard(StallCallback):
             undo()
         self._undo.clear()
         self._kept.batches.clear()
-        self._rehearsal = None
         self._rehearsal = None
 
     def numbers(self) -> Mapping[str, float]:

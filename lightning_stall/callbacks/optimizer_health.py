@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
-from lightning_stall.measure.graph import leaves, plain_leaves
+from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
@@ -126,11 +126,11 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         self.on_host = loss.device.type == "cpu"
         if hub.step <= 2 and not hub.readings.scaler:
-            found = leaves(loss)
+            found, others = leaves(loss)
             if found:
                 known = {id(p) for p in self._graph_params or ()}
                 self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
-            fresh = {id(t): t for t in plain_leaves(loss)}
+            fresh = {id(t): t for t in others}
             self._lasting = fresh if hub.step == 1 else {i: t for i, t in self._lasting.items() if i in fresh}
             own = penalised(loss)
             self._penalised |= {plain_name(n) for n, p in hub.module.named_parameters() if id(p) in own}

@@ -46,24 +46,11 @@ def forward_order(loss: Tensor) -> dict[int, int]:
     return order if len(set(order.values())) > 1 else {}
 
 
-def leaves(loss: Tensor) -> list[Parameter]:
-    """The parameters that the loss depends on through the graph, each once, in no order."""
-    found: dict[int, Parameter] = {}
-    for node in nodes(loss.grad_fn):
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Parameter):
-            found[id(variable)] = variable
-    return list(found.values())
-
-
-def plain_leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors that ask for a gradient of this loss and are no parameters of anything."""
-    found: dict[int, Tensor] = {}
-    for node in nodes(loss.grad_fn):
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and not isinstance(variable, Parameter):
-            found[id(variable)] = variable
-    return list(found.values())
+def leaves(loss: Tensor) -> tuple[list[Parameter], list[Tensor]]:
+    """What asks for a gradient of this loss, each once, in no order: parameters, and tensors that are none."""
+    variables = (getattr(node, "variable", None) for node in nodes(loss.grad_fn))
+    found = {id(v): v for v in variables if isinstance(v, Tensor)}.values()
+    return [v for v in found if isinstance(v, Parameter)], [v for v in found if not isinstance(v, Parameter)]
 
 
 def saved(node: Node, name: str) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_stall.measure.loss_fault import Fault, softmax_size
 from lightning_stall.measure.loss_graph import Edge, shape, short, walk
-from lightning_stall.measure.quiet import quiet
+from lightning_stall.measure.quiet import quiet, untouched
 
 SAMPLES = 16  # of the batch; enough to see a neighbour change, and cheap
 CHANGED = 1e-2  # of the outputs' spread: above what one scale for all of them (8-bit inputs) may do, below real mixing
@@ -157,30 +157,19 @@ def isolated(module: nn.Module) -> Iterator[None]:
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     numpy = sys.modules.get("numpy")
     states = (random.getstate(), torch.get_rng_state(), _cuda_state(device), numpy and numpy.random.get_state())
-    plain = [{k: v for k, v in vars(m).items() if k not in ("_parameters", "_modules", "_buffers")} for m in modules]
-    lists = [(v, list(v)) for p in plain for k, v in p.items() if isinstance(v, list)]
-    dicts = [(v, dict(v)) for p in plain for k, v in p.items() if isinstance(v, dict) and not k.startswith("_")]
-    tensors = [(v, v.clone()) for p in plain for v in p.values() if isinstance(v, Tensor) and not v.requires_grad]
+    tensors = [
+        (v, v.clone()) for m in modules for v in vars(m).values() if isinstance(v, Tensor) and not v.requires_grad
+    ]
     buffers = [(m, dict(m._buffers), {k: b.clone() for k, b in m._buffers.items() if b is not None}) for m in modules]
-    modes = [m.training for m in modules]
     try:
-        for m in modules:
-            m.training = False
-            m._forward_hooks, m._forward_pre_hooks = OrderedDict(), OrderedDict()
-            if hasattr(m, "log_dict") and hasattr(m, "log"):  # a LightningModule that logs in forward
-                m.__dict__["log"] = m.__dict__["log_dict"] = _silent
-        yield
+        with untouched(module):
+            for m in modules:
+                m.training = False
+                m._forward_hooks, m._forward_pre_hooks = OrderedDict(), OrderedDict()
+                if hasattr(m, "log_dict") and hasattr(m, "log"):  # a LightningModule that logs in forward
+                    m.__dict__["log"] = m.__dict__["log_dict"] = _silent
+            yield
     finally:
-        for m, before, mode in zip(modules, plain, modes, strict=True):
-            for name in [k for k in vars(m) if k not in before and k not in ("_parameters", "_modules", "_buffers")]:
-                del m.__dict__[name]
-            m.__dict__.update(before)
-            m.training = mode
-        for kept, copy in lists:
-            kept[:] = copy
-        for kept_, copy_ in dicts:
-            kept_.clear()
-            kept_.update(copy_)
         for tensor, copied in tensors:
             _put_back(tensor, copied)
         for m, held, copies in buffers:

@@ -52,8 +52,8 @@ def untouched(module: Any) -> Iterator[None]:
     """
     modules = list(module.modules())
     plain = [{k: v for k, v in vars(m).items() if k not in _OWN} for m in modules]
-    kept = [(v, type(v)(v)) for values in plain for v in values.values() if type(v) in (list, dict, set)]
-    queues = [(v, list(v)) for values in plain for v in values.values() if type(v) is deque]
+    values = [v for before in plain for v in before.values() if isinstance(v, list | deque | dict | set)]
+    kept = [(v, list(v.items()) if isinstance(v, dict) else list(v)) for v in values]
     try:
         yield
     finally:
@@ -61,7 +61,15 @@ def untouched(module: Any) -> Iterator[None]:
             for name in [k for k in vars(m) if k not in before and k not in _OWN]:
                 del m.__dict__[name]
             m.__dict__.update(before)
-        for held, copy in (*kept, *queues):
-            if len(held) != len(copy) or any(a is not b for a, b in zip(held, copy, strict=True)) or type(held) is dict:
+        for held, items in kept:
+            now = list(held.items()) if isinstance(held, dict) else list(held)
+            if not _same(now, items):
                 held.clear()
-                held.extend(copy) if isinstance(held, list | deque) else held.update(copy)
+                held.extend(items) if isinstance(held, list | deque) else held.update(items)
+
+
+def _same(now: list[Any], before: list[Any]) -> bool:
+    """Whether these are the very same items; pairs of a dict are made anew each time they are asked for."""
+    pairs = zip(now, before, strict=False)
+    alike = (a is b or (type(a) is type(b) is tuple and [*map(id, a)] == [*map(id, b)]) for a, b in pairs)
+    return len(now) == len(before) and all(alike)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -230,7 +230,7 @@ class BatchJudge:
 
 
 def _numbers_of(name: str, w: FieldWatch) -> InputNumbers | None:
-    """Whole numbers that are not cast: ids of tokens, counts."""
+    """The numbers of an integer field: ids of tokens, counts, pixels."""
     m = w.read()
     if m is None or not len(w.shape):
         return None
@@ -250,23 +250,13 @@ def _numbers_of(name: str, w: FieldWatch) -> InputNumbers | None:
 def _cast(watch: BatchWatch) -> Iterator[InputNumbers]:
     """Whole numbers that a step casts to float and hands to its first layer as they are: samples of sound, pixels."""
     for name, w in watch.integers.items():
-        m = w.read()
-        entry = next((e for e in watch.entries if e.field is None and m and 0.3 * m.rms < e.rms < 3 * m.rms), None)
-        if m is not None and entry is not None and name not in watch.roles.targets and len(w.shape):
-            yield InputNumbers(
-                name=name,
-                batches=m.batches,
-                rows=m.rows,
-                rms=m.rms,
-                nonzero_rms=m.nonzero_rms,
-                mean=m.mean,
-                std=m.std,
-                changes=m.changes,
-                single_value=m.single_value,
-                normalised=entry.normalises,
-                entry=entry.module,
-                entry_rms=entry.rms,
-            )
+        numbers = None if name in watch.roles.targets else _numbers_of(name, w)
+        if numbers is None:
+            continue
+        entered = (e for e in watch.entries if e.field is None and 0.3 * numbers.rms < e.rms < 3 * numbers.rms)
+        entry = next(entered, None)
+        if entry is not None:
+            yield replace(numbers, normalised=entry.normalises, entry=entry.module, entry_rms=entry.rms)
 
 
 def nonfinite(bad: BadBatch, watch: BatchWatch, loader: Any, validation: bool) -> Verdict:
