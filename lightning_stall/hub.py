@@ -69,7 +69,7 @@ class Hub:
         self._module = weakref.ref(module)
         self.members: list[StallCallback] = []
         self._calls: dict[str, list[tuple[StallCallback, Any]]] = {}  # verb -> who has it, and what to call
-        self._reads_norms = True
+        self._reads_norms = self._reads_updates = True
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
@@ -209,7 +209,7 @@ class Hub:
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx, self._measuring)
-        if self.checking:
+        if self.checking and self._reads_updates:
             self._own(self.readings.sample_weights, optimizer)
         self._each("before_step", optimizer)
 
@@ -217,7 +217,7 @@ class Hub:
         if self._accumulating():
             self._each("micro_batch_end", outputs, batch, batch_idx)
             return
-        if self.checking:
+        if self.checking and self._reads_updates:
             self._own(self.readings.measure_updates)
         self._each("step_end", outputs, batch, batch_idx)
         self._own(self._observe, self.checking)
@@ -345,6 +345,7 @@ class Hub:
             self._calls = {v: [(m, getattr(m, v)) for m in self.members if v in m.verbs] for v in self._verbs()}
             readers = [m for m in self.members if m.verbs & {"before_step", "observe"}]
             self._reads_norms = any(m.reads_norms for m in readers)
+            self._reads_updates = any(m.reads_updates for m in self.members)
         return self._intervals
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -71,6 +71,9 @@ class GradientReading:
         return total if total < math.inf or not any(math.isnan(v) for v in self.values) else math.nan
 
 
+NOT_MEASURED = GradientReading([], [])  # of a step whose gradients nobody reads
+
+
 class StepReading(NamedTuple):
     """One optimizer step as plain numbers."""
 
@@ -103,15 +106,16 @@ class _Table:
 
 
 class _Mail:
-    """Packed numbers on their way from the device to the host, oldest first."""
+    """Numbers of optimizer steps on their way from the device to the host, oldest first."""
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[dict[str, Any], Any, Any]] = deque()
+        self.queue: deque[tuple[Callable[[list[float]], StepReading], Tensor, Any] | StepReading] = deque()
         self.free: dict[int, list[tuple[Tensor, Any]]] = {}
 
-    def post(self, packed: Any, meta: dict[str, Any]) -> None:
-        if isinstance(packed, list) or packed.device.type != "cuda":
-            self.queue.append((meta, packed, None))
+    def post(self, packed: Tensor, reading: Callable[[list[float]], StepReading]) -> None:
+        """Send a tensor; what arrives is given to `reading`. What is on the host already goes into the queue as it is."""
+        if packed.device.type != "cuda":
+            self.queue.append(reading(packed.tolist()))
             return
         spare = self.free.setdefault(packed.numel(), [])
         slot = (
@@ -121,20 +125,26 @@ class _Mail:
         )
         slot[0].copy_(packed, non_blocking=True)
         slot[1].record()
-        self.queue.append((meta, *slot))
+        self.queue.append((reading, *slot))
 
-    def collect(self, wait: bool) -> Iterator[tuple[dict[str, Any], list[float]]]:
+    def collect(self, wait: bool) -> list[StepReading]:
         """What has arrived; with `wait`, everything posted (at checks only: it waits for the device)."""
+        arrived = []
         while self.queue:
-            meta, numbers, event = self.queue[0]
-            if event is not None and not event.query():
+            first = self.queue[0]
+            if isinstance(first, StepReading):
+                arrived.append(first)
+                self.queue.popleft()
+                continue
+            reading, numbers, event = first
+            if not event.query():
                 if not wait:
-                    return
+                    break
                 event.synchronize()
             self.queue.popleft()
-            yield meta, numbers if isinstance(numbers, list) else numbers.tolist()
-            if event is not None:
-                self.free[numbers.numel()].append((numbers, event))
+            arrived.append(reading(numbers.tolist()))
+            self.free[numbers.numel()].append((numbers, event))
+        return arrived
 
 
 @dataclass
@@ -248,37 +258,30 @@ class Readings:
 
     def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int, measure: bool = True) -> None:
         """Send this step's numbers to the host, without waiting for them. Not told to `measure`, without gradients."""
-        reading = self.gradients(optimizer) if measure else GradientReading([], [])
+        reading = self.gradients(optimizer) if measure else NOT_MEASURED
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
-        packed: Any
-        meta = {
-            "step": step,
-            "epoch": epoch,
-            "batch_idx": batch_idx,
-            "optimizer": index,
-            "names": self._tables[id(optimizer)].names if measure else [],
-            "rate": self._rate(optimizer),
-            "first": index not in self._posted,
-            "scaled": self.scaler is not None,
-            "counts": (len(self._losses), len(self._partial)),
-        }
-        total, norms = (reading.known, reading.values) if measure else (math.nan, [])
-        if norms is not None and all(isinstance(v, float) or v.device.type == "cpu" for v in self._losses):
-            losses = [float(v) for v in (*self._losses, *self._partial)]  # nothing to wait for
-            packed = [*losses, total, *norms]
-        else:
-            homes = (v.device for v in self._losses if isinstance(v, Tensor) and v.device.type != "cpu")
-            home = reading.norms.device if measure else next(homes)
-            there = [
-                v.to(home, torch.float32, non_blocking=True)
-                if isinstance(v, Tensor)
-                else torch.full((), v, device=home, dtype=torch.float32)
-                for v in (*self._losses, *self._partial, reading.total if measure else math.nan)
-            ]
-            packed = torch.cat([torch.stack(there), reading.norms]) if measure else torch.stack(there)
+        names = self._tables[id(optimizer)].names if measure else []
+        first, rate, scaled = index not in self._posted, self._rate(optimizer), self.scaler is not None
+        losses, partial, undivided = self._losses, self._partial, self.accumulate
+
+        def read(losses: list[float], partial: list[float], total: float, norms: list[float]) -> StepReading:
+            whole = tuple(losses) if undivided == 1 else tuple(v * undivided for v in losses)
+            return StepReading(
+                step, epoch, batch_idx, index, names, norms, total, whole, tuple(partial), rate, first, scaled
+            )
+
+        def unpack(numbers: list[float]) -> StepReading:
+            a, b = len(losses), len(losses) + len(partial)
+            return read(numbers[:a], numbers[a:b], numbers[b], numbers[b + 1 :])
+
         self._posted.add(index)
         self._losses, self._partial = [], []
-        self._mail.post(packed, meta)
+        on_host = [v if isinstance(v, float) else v.item() for v in (*losses, *partial) if _on_host(v)]
+        if reading.values is not None and len(on_host) == len(losses) + len(partial):  # nothing to wait for
+            total = math.nan if reading.known is None or not measure else reading.known
+            self._mail.queue.append(read(on_host[: len(losses)], on_host[len(losses) :], total, reading.values))
+        else:
+            self._mail.post(_packed([*losses, *partial], reading), unpack)
 
     def _rate(self, optimizer: Optimizer) -> float:
         """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""
@@ -294,22 +297,7 @@ class Readings:
 
     def collect(self, wait: bool) -> list[StepReading]:
         """The readings that have arrived on the host, oldest first."""
-        if not self._mail.queue:
-            return []
-        readings = []
-        for meta, numbers in self._mail.collect(wait):
-            losses, partial = meta.pop("counts")
-            undivided = self.accumulate
-            readings.append(
-                StepReading(
-                    **meta,
-                    losses=tuple(v * undivided for v in numbers[:losses]),
-                    partial_norms=tuple(numbers[losses : losses + partial]),
-                    total_norm=numbers[losses + partial],
-                    norms=numbers[losses + partial + 1 :],
-                )
-            )
-        return readings
+        return self._mail.collect(wait) if self._mail.queue else []
 
     def sample_weights(self, optimizer: Optimizer) -> None:
         """Keep a sample of this optimizer's weights, before its step is made; `measure_updates` compares."""
@@ -337,6 +325,25 @@ class Readings:
     def forget_rates(self) -> None:
         """Read tensor rates anew at the next step (called at checks, where a wait is allowed)."""
         self._rates.clear()
+
+
+def _on_host(value: Tensor | float) -> bool:
+    return isinstance(value, float) or value.device.type == "cpu"
+
+
+def _packed(losses: Sequence[Tensor | float], reading: GradientReading) -> Tensor:
+    """Losses, total norm and norms as one vector, on the device where the first of them lies that is on one."""
+    measured = reading is not NOT_MEASURED
+    elsewhere = (v.device for v in losses if isinstance(v, Tensor) and v.device.type != "cpu")
+    home = reading.norms.device if measured else next(elsewhere)
+    numbers = [*losses, reading.total if measured else math.nan]
+    there = [
+        v.to(home, torch.float32, non_blocking=True)
+        if isinstance(v, Tensor)
+        else torch.full((), v, device=home, dtype=torch.float32)
+        for v in numbers
+    ]
+    return torch.cat([torch.stack(there), reading.norms]) if measured else torch.stack(there)
 
 
 def planned_steps(trainer: Any) -> float:

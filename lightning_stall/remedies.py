@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_stall.measure.gradients import stored
@@ -213,16 +215,27 @@ class BufferSnapshot:
     """BatchNorm's running statistics before a batch, to be put back when its step is left out."""
 
     layers: list[_BatchNorm]
-    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)  # (buffer, copy)
+    taken: bool = False
+    buffers: list[Tensor] = field(default_factory=list, repr=False)
+    copies: list[Tensor] = field(default_factory=list, repr=False)
 
     def take(self) -> None:
-        """Copy the statistics as they are now."""
-        buffers = [b for m in self.layers for b in (m.running_mean, m.running_var, m.num_batches_tracked)]
-        self.kept = [(b, b.detach().clone()) for b in buffers if isinstance(b, Tensor)]
+        """Copy the statistics as they are now, in two calls however many layers there are."""
+        now = [b for m in self.layers for b in m._buffers.values() if b is not None and not is_lazy(b)]
+        now.sort(key=torch.is_floating_point)  # the counts first
+        if len(now) == len(self.buffers) and all(map(operator.is_, now, self.buffers)):
+            counts = sum(not b.is_floating_point() for b in now)
+            with torch.no_grad():
+                for part in (slice(counts), slice(counts, None)):
+                    if now[part]:
+                        torch._foreach_copy_(self.copies[part], now[part])
+        else:
+            self.buffers, self.copies = now, [b.detach().clone() for b in now]
+        self.taken = True
 
     def restore(self, bad: Tensor | bool) -> None:
         """Put the copies back where `bad` is true, and where a statistic overflowed; on a device without a wait."""
-        for buffer, copy in self.kept:
+        for buffer, copy in zip(self.buffers, self.copies, strict=True) if self.taken else ():
             lost = torch.full((), bad, device=buffer.device) if isinstance(bad, bool) else bad.to(buffer.device)
             if buffer.is_floating_point():
                 lost = lost | ~buffer.isfinite().all()

@@ -36,9 +36,9 @@ class LeaveOut:
         Elsewhere, and with `always`, the host does not know whether the batch will turn out bad.
         """
         if window_starts:
-            self._buffers.kept = []
+            self._buffers.taken = False
         known = isinstance(bad, bool) and not always
-        if not self._buffers.kept and (bad if known else window_starts):
+        if not self._buffers.taken and (bad if known else window_starts):
             self._buffers.take()
 
     def apply(self, optimizer: Optimizer, bad: Tensor) -> None:

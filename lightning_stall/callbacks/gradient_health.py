@@ -52,6 +52,7 @@ class GradientHealth(StallCallback):
     'vanishing-gradients'
     """
 
+    reads_updates = True
     codes = (
         "exploding-gradients",
         "vanishing-gradients",

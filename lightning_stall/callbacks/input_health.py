@@ -17,8 +17,6 @@ from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_random, recall
 from lightning_stall.measure.batches import Field, fields
-from lightning_stall.measure.gradients import is_dtensor, stored
-from lightning_stall.measure.updates import WeightSample
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies_inputs import LeaveOut, Standardizer
@@ -70,6 +68,7 @@ class InputHealth(StallCallback):
     'nonfinite-inputs'
     """
 
+    reads_updates = True
     codes = (
         "nonfinite-inputs",
         "unscaled-inputs",
@@ -118,8 +117,7 @@ class InputHealth(StallCallback):
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._norms: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._hurt: Tensor | None = None  # on an accelerator: the first step that such a batch spoilt, or -1
-        self._before: Tensor | None = None  # the gradient norm of the step before
-        self._sample: WeightSample | None = None
+        self._before: Tensor | float | None = None  # the gradient norm of the step before
         self._remedy: LeaveOut | None = None
 
     # ------------------------------------------------------------------ gathering
@@ -146,8 +144,10 @@ class InputHealth(StallCallback):
         watch.look(self._found, hub.step, hub.epoch, batch_idx)
         if self._remedy is not None:
             self._remedy.before_batch(starts, watch.bad_here | watch.far_here, always=hub.distributed)
-        if hub.checking and hub.step <= 2:
+        if hub.checking and hub.step <= 2 and not watch.roles.certain:
             watch.watch_entries(hub.module, self._found)
+        else:
+            watch.close()
 
     def before_backward(self, loss: Tensor) -> None:
         if self._measured:
@@ -168,23 +168,21 @@ class InputHealth(StallCallback):
 
     def before_step(self, optimizer: Optimizer) -> None:
         reading = self.hub.readings.gradients(optimizer)
-        bad, total, before = self.watch.bad_here, reading.total, self._before
-        self._before = total
-        if self.hub.checking and reading.params:
-            self._sample = WeightSample([stored(p.detach()) if is_dtensor(p) else p for p in reading.params])
-            self._sample.take()
+        bad, before = self.watch.bad_here, self._before
+        self._before = reading.total if reading.known is None else reading.known
         together = self._remedy is not None and self.hub.distributed  # all ranks leave a step out, or none
         if self._remedy is not None and self.watch.far_here is not False:
-            self._remedy.apply(optimizer, torch.as_tensor(self.watch.far_here, device=total.device))
+            self._remedy.apply(optimizer, torch.as_tensor(self.watch.far_here, device=reading.total.device))
             if self.watch.far_here is True:
                 self.hub.spared.add(self.hub.step)
                 self._before = before
                 return
         if bad is False and not together:
             return
+        total = reading.total
         broken = ~torch.isfinite(total)
         # a run that was broken already shows nothing about this batch
-        spoilt = broken & bad & (torch.isfinite(before) if before is not None else True)
+        spoilt = broken & bad & (torch.as_tensor(before).isfinite() if before is not None else True)
         if isinstance(bad, Tensor):
             hurt = (
                 self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device, dtype=total.dtype)
@@ -195,13 +193,6 @@ class InputHealth(StallCallback):
         if self._remedy is not None:
             self._remedy.apply(optimizer, broken if together else broken & bad)
             self._before = before  # what this step would have done was not done
-
-    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._sample is not None:
-            ratios = self._sample.ratios()
-            moved = ratios[torch.isfinite(ratios) & (ratios > 0)]
-            self.ratio = float(moved.median()) if moved.numel() else 0.0
-            self._sample = None
 
     def observe(self, reading: StepReading) -> None:
         if reading.loss is not None:
@@ -243,6 +234,10 @@ class InputHealth(StallCallback):
             self._say("corrupt-samples", self.judge.corrupt(self.watch, self._context()))
 
     def check(self) -> None:
+        ratios = self.hub.readings.update_ratios()
+        if ratios:
+            moved = [r for r in ratios.values() if 0 < r < math.inf]
+            self.ratio = median(moved) if moved else 0.0
         if self.validation.unread:
             self._read_validation()
         if self._hurt is not None and float(self._hurt) >= 0:

@@ -56,6 +56,7 @@ class OptimizerHealth(StallCallback):
     """
 
     reads_norms = False
+    reads_updates = True
     codes = (
         "learning-rate-too-high",
         "learning-rate-too-low",

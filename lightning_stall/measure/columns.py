@@ -13,6 +13,8 @@ from torch import Tensor
 WIDEST = 512  # columns of a table that are looked at one by one
 MOST_CHANNELS = 16
 ELEMENTS = 1 << 18  # of one batch; of larger ones the first rows are read
+LATER = 1 << 15  # of a batch, once so many batches are known
+KNOWN = 32
 ROWS = 512  # kept of all
 ROWS_A_BATCH = 128
 HISTORY = 256  # batches whose extremes are remembered
@@ -54,8 +56,8 @@ def extremes(x: Tensor) -> Tensor:
 
 def extreme(x: Tensor) -> float:
     """Largest magnitude of all as a number; NaN or infinite where any entry is. For the CPU: it waits elsewhere."""
-    low, high = torch.aminmax(x.detach())
-    least, greatest = low.item(), high.item()
+    x = x.detach()
+    least, greatest = x.amin().item(), x.amax().item()  # a third quicker than `aminmax`
     return least if math.isnan(least) else max(-least, greatest)
 
 
@@ -96,7 +98,8 @@ class FieldWatch:
             return
         self.rows += len(x)
         per_row = max(1, x[0].numel())
-        x = torch.nan_to_num(x.detach()[: max(1, ELEMENTS // per_row)].float(), 0.0, 0.0, 0.0)
+        most = ELEMENTS if self.batches < KNOWN else LATER
+        x = torch.nan_to_num(x.detach()[: max(1, most // per_row)].float(), 0.0, 0.0, 0.0)
         if self.batches == 0:
             self.axis = column_axis(x, self.layer)
             self.shape = tuple(x.shape[1:])
