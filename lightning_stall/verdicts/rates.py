@@ -9,6 +9,7 @@ from dataclasses import replace
 from lightning_stall.verdicts.inputs import Verdict
 
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
+BACK = 0.3  # cosine of a step with the gradient after it, from which on it went too far
 MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
 THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
 HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
@@ -83,15 +84,19 @@ def too_high(
     learnt = e.get("explained", e.get("gain", 0.0)) > LITTLE
     absurd = first > THROWN and (state == "never learned" or (state == "stalled" and not learnt))
     wild = absurd or state in ("diverging", "oscillating") or (state == "non-finite" and growth > 10) or above
-    too_far = first > MUCH or ratio > MUCH or (overshoot > 0.3 and ratio > 0.2 * MUCH)
+    too_far = first > MUCH or ratio > MUCH or (overshoot > BACK and ratio > 0.2 * MUCH)
     if not (wild and too_far):
         return None
-    strength = 0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > 0.3) + 0.2 * (ratio > 2 * MUCH)
+    strength = 0.3 + 0.3 * (state in ("diverging", "oscillating")) + 0.2 * (overshoot > BACK) + 0.2 * (ratio > 2 * MUCH)
+    beyond = (
+        f", and the gradient after it points back along it with a cosine of {overshoot:.2f} (0 would be fine)"
+        if overshoot > BACK
+        else ""
+    )
     return Verdict(
         "learning-rate-too-high",
-        f"A step changes the weights by {100 * max(ratio, first):.2g} % of their size ({100 * MUCH:.0f} % is much) and the "
-        f"gradient after it points along it with a cosine of {overshoot:.2f} (0 would be fine), while the loss is "
-        f"{state}. The rate is {rate:.3g}.",
+        f"A step changes the weights by {max(ratio, first):.2g} times their size ({MUCH:g} is much){beyond}, while the loss "
+        f"is {state}. The rate is {rate:.3g}.",
         f"Lower the learning rate:\n\n    lr = {rate / 10:.2g}\n\n"
         "or let `PlateauWatch(auto_remedy=True)` lower it while it trains.",
         {"ratio": max(ratio, first), "overshoot": overshoot, "rate": rate, "strength": strength},
