@@ -46,7 +46,7 @@ JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart f
 
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
 
-_HEAD = 4  # numbers in front of the losses in the row that ranks exchange
+_HEAD = 6  # numbers in front of the losses in the row that ranks exchange
 
 _HUBS: weakref.WeakKeyDictionary[Any, Hub] = weakref.WeakKeyDictionary()
 
@@ -54,6 +54,12 @@ _HUBS: weakref.WeakKeyDictionary[Any, Hub] = weakref.WeakKeyDictionary()
 def due(step: int, every: int) -> bool:
     """Whether a check falls on this optimizer step: 1, 2, 4, 8, 16, 32 and then each `every`-th."""
     return step in EARLY_CHECKS or step % every == 0
+
+
+def _mean_known(numbers: Tensor) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    known = numbers[numbers.isfinite()]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _bounded(loss: float) -> float:
@@ -493,7 +499,7 @@ class Hub:
 
         No guard stands around the collectives and no rank can skip them: whoever failed takes part with what it has.
         The row: which members failed (a bit each), how many findings wait, the local baseline, how many losses, the
-        losses, what is shared.
+        local floor and share of errors mastered, the losses, what is shared.
         """
         names = [name for member in self.members for name in member.shares]
         room = max(16, *(m.every for m in self.members)) + 1
@@ -522,6 +528,8 @@ class Hub:
         baseline = self.labels.baseline() if self.labels.seen else None
         row[2] = math.nan if baseline is None else baseline
         row[3] = float(len(losses))
+        row[4] = math.nan if self.labels.floor is None else self.labels.floor
+        row[5] = self.labels.mastered()
         row[_HEAD : _HEAD + len(losses)] = torch.tensor(losses, dtype=torch.float64)
         shared = {k: v for m in self.members if m.shares for k, v in (self.guard(m, "share") or {}).items()}
         row[_HEAD + room :] = torch.tensor([float(shared.get(n, math.nan)) for n in names], dtype=torch.float64)
@@ -534,9 +542,10 @@ class Hub:
         self._series.clear()
         for i, name in enumerate(names):
             self.shared[name] = rows[:, _HEAD + room + i].tolist()
-        known = rows[:, 2][rows[:, 2].isfinite()]
-        self.baseline = float(known.mean()) if len(known) else None
-        self._set_outcome(judge(self.curve, self.step, self.baseline, self.labels.floor))
+        baseline, floor, self.mastered = (_mean_known(rows[:, i]) for i in (2, 4, 5))
+        self.baseline = baseline if math.isfinite(baseline) else None
+        least = floor if math.isfinite(floor) else None
+        self._set_outcome(judge(self.curve, self.step, self.baseline, least, self.mastered))
 
     def _each(self, verb: str, *args: Any) -> None:
         if not self._calls:

@@ -61,6 +61,7 @@ out = {
     "scale": plateau.scale, "outcome": report.outcome, "causes": [c.code for c in report.causes],
     "weights": weights.double().sum().item(), "finite": bool(weights.isfinite().all()),
     "failed": [type(c).__name__ for c in callbacks if getattr(c, "failed", None)], "loss": report.hub.curve.means,
+    "mastered": report.hub.mastered,
 }
 with open(os.path.join(sys.argv[1], f"rank{rank}.json"), "w") as f:
     json.dump(out, f)
@@ -130,5 +131,7 @@ def test_replicas_that_hold_different_weights_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replicas_that_hold_the_same_weights_are_not(tmp_path: Path) -> None:
-    for result in two_ranks(tmp_path, "x", extra="[OptimizerHealth()]"):
-        assert "replicas-diverged" not in [f[0] for f in result["findings"]]
+    first, second = two_ranks(tmp_path, "x", extra="[OptimizerHealth()]")
+    same(first, second)
+    assert "replicas-diverged" not in [f[0] for f in first["findings"]]
+    assert first["mastered"] == second["mastered"] > 0.5, "what both ranks' predictions get right is known to both"
