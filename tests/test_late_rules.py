@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -450,3 +451,64 @@ def test_a_root_of_a_negative_value_that_is_chosen_away() -> None:
     assert "the square root of a negative value" in finding.summary
     assert top(report) == "unstable-operation"
     assert found(watch(Rooted(safe=True), blobs(), GradientHealth()), "unstable-operation") == []
+
+
+# --------------------------------------------------------------------------------------- from layer to layer, less and less
+
+
+def deep(layers: int, activation: Callable[[], nn.Module], norm: bool) -> Classifier:
+    stack: list[nn.Module] = []
+    for i in range(layers):
+        stack += [nn.Linear(8 if i == 0 else 16, 16), *([nn.LayerNorm(16)] if norm else []), activation()]
+    return Classifier(nn.Sequential(*stack, nn.Linear(16, 4)), rate=1e-3)
+
+
+def test_gradients_that_halve_from_layer_to_layer() -> None:
+    """Too little for the limit between both ends, yet nothing is learnt, and each layer gets less than the next."""
+    from lightning_stall.verdicts.gradients import DECAY, LEAST, vanished
+
+    halved = [(f"layer {i}", 2.0 ** (i - 11)) for i in range(12)]
+    slight = [math.log10(0.5 * (DECAY + LEAST))] * 3
+    assert vanished(slight, halved, slight[0], unlearnt=False) is None
+    assert vanished(slight, halved, slight[0], unlearnt=True) is not None
+    assert vanished(slight, halved[::-1], slight[0], unlearnt=True) is None  # not from layer to layer
+    assert vanished(slight, halved[:5], slight[0], unlearnt=True) is None  # not over many layers
+    assert vanished([math.log10(2 * LEAST)] * 3, halved, slight[0], unlearnt=True) is None
+
+
+def test_half_a_task_learnt_by_the_last_layers_alone() -> None:
+    """The loss comes to rest at half of what there is; what the layers at the input get is a millionth and less."""
+    report = watch(deep(14, nn.Sigmoid, norm=False), blobs(), GradientHealth(), PlateauWatch(), max_epochs=12)
+    assert found(report, "vanishing-gradients")[0].evidence["strength"] > 0.9
+    assert top(report) == "vanishing-gradients"
+    assert found(watch(deep(14, nn.Tanh, norm=True), blobs(), GradientHealth()), "vanishing-gradients") == []
+
+
+# ------------------------------------------------------------------------------------------------ a line would do better
+
+
+class Smoother(LightningModule):
+    """Convolutions as wide as `kernel`."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv1d(1, 8, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv1d(8, 1, kernel, padding=kernel // 2)
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_model_that_sees_less_than_a_line_does(seed: int) -> None:
+    """The slope of a drift, which a single place of it says nothing of."""
+    drift = torch.cumsum(torch.randn(320, 1, 48, generator=torch.Generator().manual_seed(seed)), -1)
+    data = rows(drift, F.pad(drift[..., 1:] - drift[..., :-1], (1, 0)))
+    narrow = watch(Smoother(1), data, PlateauWatch(), seed=seed, max_epochs=24)
+    assert top(narrow) == "insufficient-capacity"
+    wide = watch(Smoother(5), data, PlateauWatch(), seed=seed, max_epochs=24)
+    assert "insufficient-capacity" not in [f.code for f in wide.findings if f.speaks]

@@ -53,7 +53,7 @@ def by_heart(true: int, mixed: int) -> list[Fit]:
 STUCK = (fit(1.0), fit(1.0, factor=10.0), fit(2.0, factor=100.0), fit(1.0, factor=0.1))
 LOST = tuple(fit(1.0, start="fresh", factor=f) for f in (1.0, 0.1, 0.01, 10.0, 100.0))
 FLAT = (1.0, *([0.9] * 20))
-SMALL = {"weights": 6, "targets": 32, "neighbours": 0.6}
+SMALL = {"weights": 6, "targets": 32, "shown": 0.6}
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ SMALL = {"weights": 6, "targets": 32, "neighbours": 0.6}
         (SMALL, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], ["insufficient-capacity"]),
         ({**SMALL, "weights": 6000}, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], []),
         (
-            {**SMALL, "neighbours": 0.1},
+            {**SMALL, "shown": 0.1},
             [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)],
             [],
         ),  # at the noise of its targets
-        ({**SMALL, "neighbours": math.nan}, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], []),
+        ({**SMALL, "shown": math.nan}, [*STUCK, *LOST, fit(0.9, losses=FLAT, one=0)], []),
         ({}, [], []),
     ],
 )

@@ -324,7 +324,8 @@ class GradientHealth(StallCallback):
         self.decays = [*self.decays, math.log10(ends[0] / ends[1])][-5:]
         if math.isnan(self.decay_at_first) or reading.step == 2:
             self.decay_at_first = self.decays[-1]  # of the second step: the first often has a last layer of zeros
-        if self._say(judge.vanished(self.decays, self.layers, self.decay_at_first)):
+        unlearnt = self.hub.outcome.state == "never learned"
+        if self._say(judge.vanished(self.decays, self.layers, self.decay_at_first, unlearnt)):
             self.told_vanished = True
         elif self.told_vanished and len(self.decays) >= judge.LOOKS:
             self.told_vanished = False

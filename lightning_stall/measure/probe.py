@@ -56,10 +56,7 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     far = squares[:, None] + squares[None] - 2 * kernel
     far.fill_diagonal_(torch.inf)
     near = torch.zeros_like(kernel).scatter_(1, far.topk(NEIGHBOURS, largest=False).indices, 1 / NEIGHBOURS)
-    eye = torch.eye(len(x), dtype=x.dtype)
-    hat = torch.linalg.solve(kernel + 0.1 * squares.mean() * eye, kernel)
-    leverage = hat.diagonal().clamp_max(0.999)
-    left_out = (hat - torch.diag(hat.diagonal())) / (1 - leverage)[:, None]
+    left_out = _left_out(kernel)
     generator = torch.Generator().manual_seed(0)
     shuffled = [y, *(y[torch.randperm(len(x), generator=generator)] for _ in range(SHUFFLES))]
     targets = torch.cat(shuffled, 1)
@@ -91,10 +88,11 @@ def _features(x: Tensor) -> Tensor:
     return features / features.norm(dim=0).clamp_min(1e-20)
 
 
-def neighbours_explain(x: Tensor, y: Tensor, categorical: bool) -> float:
-    """Share of the targets' variance that the mean of each sample's nearest others explains; NaN where that is not known.
+def explained_without(x: Tensor, y: Tensor, categorical: bool) -> float:
+    """Share of the targets' variance that each sample's nearest others, or a line through all others, explain.
 
-    What it explains is there to be learnt; a model may well explain more. Classes count as one column each.
+    The better of the two; NaN where neither is known. What they explain is there to be learnt; a model may well explain
+    more. Classes count as one column each.
 
     Args:
         x: (n, D) rows.
@@ -104,10 +102,20 @@ def neighbours_explain(x: Tensor, y: Tensor, categorical: bool) -> float:
     y = _encode(y[kept].double(), categorical)  # type: ignore[assignment]
     if y is None or len(x) < LEAST // 2 or not x.shape[1]:
         return math.nan
+    y = y - y.mean(0)
     far = torch.cdist(x, x)
     far.fill_diagonal_(torch.inf)
-    guess = y[far.topk(NEIGHBOURS, largest=False).indices].mean(1)
-    return 1.0 - float((y - guess).square().sum() / (y - y.mean(0)).square().sum())
+    near = y[far.topk(NEIGHBOURS, largest=False).indices].mean(1)
+    line = _left_out(x @ x.T / x.shape[1]) @ y
+    return 1.0 - min(float((y - guess).square().sum()) for guess in (near, line)) / float(y.square().sum())
+
+
+def _left_out(kernel: Tensor) -> Tensor:
+    """The weights with which a ridge regression guesses each sample's target from those of all others: (n, n)."""
+    mean = kernel.diagonal().mean()
+    hat = torch.linalg.solve(kernel + 0.1 * mean * torch.eye(len(kernel), dtype=kernel.dtype), kernel)
+    leverage = hat.diagonal().clamp_max(0.999)
+    return (hat - torch.diag(hat.diagonal())) / (1 - leverage)[:, None]
 
 
 def _different(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_stall.measure.probe import neighbours_explain, signal
+from lightning_stall.measure.probe import explained_without, signal
 
 KEEP = 16  # micro-batches
 ROOM = 64 * 2**20  # bytes that all of them together may take
@@ -132,12 +132,14 @@ def shuffled(batch: Any, target: int, seed: int) -> Any:
 class Known:
     """What these samples tell of their targets without the model; NaN where that is not known."""
 
-    neighbours: float = math.nan  # share of the targets' variance that nearest neighbours explain, of one float input
+    shown: float = (
+        math.nan
+    )  # share of the targets' variance that nearest others, or a line, explain, of one float input
     bond: float = math.nan  # standard deviations above shuffled targets, of whatever the batch holds (see `signal`)
 
 
 def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> Known:
-    """Ask the samples themselves what they tell of their targets (see `neighbours_explain` and `signal`)."""
+    """Ask the samples themselves what they tell of their targets (see `explained_without` and `signal`)."""
     first = tensors(batches[0])
     if target is None or not first[target].ndim:
         return Known()
@@ -152,7 +154,7 @@ def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> 
     bond = signal(torch.cat(known, 1), y, classes) if known else None
     floats = [i for i in inputs if first[i].is_floating_point() and first[i].ndim >= 2]
     alone = x[floats[0]] if len(floats) == 1 else None
-    near = math.nan if alone is None or len(alone) != len(y) else neighbours_explain(alone, y, classes)
+    near = math.nan if alone is None or len(alone) != len(y) else explained_without(alone, y, classes)
     return Known(near, math.nan if bond is None else bond.best)
 
 

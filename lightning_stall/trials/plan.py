@@ -171,7 +171,7 @@ class Trials:
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),
             targets=bench.targets,
             regularised=decay > 0 or dropout >= DROPOUT,
-            neighbours=bench.known.neighbours,
+            shown=bench.known.shown,
             bond=bench.known.bond,
             off_scale=bench.inputs.off,
             apart=bool(bench.judged),

@@ -75,7 +75,7 @@ class Situation:
     rate: float = math.nan
     peak: float = 1.0  # how many times the present rate the run's highest was
     gained: float = 0.0  # share of what there was to gain at the start that the run gained
-    neighbours: float = math.nan  # share of the targets' variance that each sample's nearest others explain
+    shown: float = math.nan  # share of the targets' variance that nearest others, or a line, explain without the model
     bond: float = math.nan  # of samples and targets without the model, in standard deviations above shuffled ones
     explained: float = math.nan  # share of a constant predictor's loss that the run explains; `gained` without one
     finite_steps: int = 0  # steps with a finite loss so far

@@ -10,7 +10,7 @@ from lightning_stall.trials.records import WIN, Conclusion, Fit, Fits, Situation
 
 LEARNT = 0.1  # of what there was to gain at the start, below which the run has learnt nothing
 FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
-THERE = 0.15  # of the targets' variance, that neighbours must explain above what the model does
+THERE = 0.15  # of the targets' variance, that nearest others, or a line, must explain above what the model does
 FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
 # units that pass no gradient are why the weights are stuck: a fresh start that learns bears that out
 STUCK = ("dead-activations", "saturated-activations", "vanishing-gradients")
@@ -132,7 +132,7 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
     if max(heart) < FITTED:
         small = s.steady and 0 < s.weights < FEW_WEIGHTS * s.targets and "uninformative-targets" not in s.spoken
         # a model at the noise of its targets fits no batch by heart either; one too small leaves what others find
-        small = small and s.neighbours > max(s.explained, 0.0) + THERE
+        small = small and s.shown > max(s.explained, 0.0) + THERE
         if small and best.lived and _flat(best.losses) and best.losses[-1] < best.losses[0]:
             # targets that mean nothing are as hard to learn by heart: half a witness
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 
 from lightning_stall.verdicts.inputs import Verdict
 
 DECAY = 1e-4  # a gradient this much smaller at the input than at the output has vanished on the way
+LEAST = 2e-3  # the same where it shrinks from layer to layer, over many of them, and nothing is learnt
+MANY = 8  # layers
+LOST = 1e-6  # so much smaller, from the start: the layers at the input cannot have learnt anything
 NOTHING = 1e-8  # root mean square gradient an element; Adam's epsilon, below which it does not move a weight either
 GROWTH = 100.0  # times its first steps: gradients that grew so much before a non-finite loss led to it
 STEEP = 100.0  # times the loss: what the first gradient promises for a step as long as the weights
@@ -61,33 +65,48 @@ def ends(of: Sequence[Layer]) -> tuple[float, float] | None:
     return _geometric(moving[:third]), _geometric(moving[-third:])
 
 
-def vanished(decays: Sequence[float], of: Sequence[Layer], at_first: float = math.nan) -> Verdict | None:
+def vanished(
+    decays: Sequence[float], of: Sequence[Layer], at_first: float = math.nan, unlearnt: bool = False
+) -> Verdict | None:
     """Gradients shrink on their way to the input: since the start by the way the model is built, later by what befell it.
 
     Args:
         decays: log10 of input over output gradient, of the last checks.
         at_first: the same of the first two steps.
         of: the layers at the last one, in the order of the forward pass.
+        unlearnt: nothing at all has been learnt so far.
     """
-    if len(decays) < LOOKS or 10 ** median(decays) >= DECAY:
-        return None
     moving = [(n, v) for n, v in of if v > 0 and math.isfinite(v)]
+    limit = LEAST if unlearnt and _steadily([v for _, v in moving]) else DECAY
+    if len(decays) < LOOKS or 10 ** median(decays) >= limit:
+        return None
     (first, least), (last, most) = moving[0], moving[-1]
     decay, both = 10 ** median(decays), ends(of) or (math.nan, math.nan)
+    strength = 0.5 if decay < DECAY else 0.4
+    if at_first - median(decays) > math.log10(GROWTH):
+        strength = 0.1
+    elif decay < LOST and 10**at_first < LOST:
+        strength = 0.92
     return Verdict(
         "vanishing-gradients",
         f"Gradients shrink {1 / decay:.3g}-fold on the way from the output to the input (`{last}` has {most:.2g}, "
-        f"`{first}` has {least:.2g}); less than {1 / DECAY:.0e}-fold would do.",
+        f"`{first}` has {least:.2g}); less than {1 / limit:.3g}-fold would do.",
         evidence={
             "decay": decay,
             "decay_at_first": 10**at_first,
             "input_norm": both[0],
             "output_norm": both[1],
-            "limit": DECAY,
-            "strength": 0.1 if at_first - median(decays) > math.log10(GROWTH) else 0.5,
+            "limit": limit,
+            "strength": strength,
         },
         where=tuple(name for name, _ in moving[: max(1, len(moving) // 3)]),
     )
+
+
+def _steadily(norms: Sequence[float]) -> bool:
+    """Whether they grow from each of many layers to the next, but for one in eight."""
+    falls = sum(b < a for a, b in pairwise(norms))
+    return len(norms) >= MANY and falls <= len(norms) // 8
 
 
 def _unpadded(profile: Sequence[float]) -> Sequence[float]:
