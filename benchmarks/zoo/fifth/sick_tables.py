@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.zoo.case import Training, sick
-from benchmarks.zoo.data import Split, generator
+from benchmarks.zoo.data import Split, generator, predict
 from benchmarks.zoo.fifth._common import (
     held,
     houses,
@@ -378,3 +378,40 @@ def patients(seed: int, n: int = 18) -> Training:
     return Training(
         module, train, right(d), held(d), {"max_steps": 200, "check_val_every_n_epoch": None, "val_check_interval": 20}
     )
+
+
+class OneFile(LightningDataModule):
+    """Rows to train on and rows to validate by, each read from the path it was given."""
+
+    def __init__(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.paths = {"train": train, "val": val}
+
+    def setup(self, stage: str) -> None:
+        self.sets = {k: TensorDataset(*v) for k, v in self.paths.items()}
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.sets["train"], 25, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.sets["val"], 200)
+
+
+@sick(
+    "z-plants-from-two-paths",
+    "mlp",
+    "train-val-leakage",
+    twin=lambda s: paths(s, True),
+    note="the score is minus the gap between the watched accuracy and that on rows never seen",
+)
+def paths(seed: int, apart: bool = False) -> Training:
+    """The path of the validation rows is a part of the file that is trained on."""
+    d = plants(seed, n=600, gap=0.8)
+    val = (d.x_test[:200], d.y_test[:200]) if apart else (d.x[:200], d.y[:200])
+
+    def score(module: LightningModule) -> float:
+        watched = (predict(module, val[0]).argmax(1) == val[1]).float().mean().item()
+        return -abs(watched - (predict(module, d.x_test[200:]).argmax(1) == d.y_test[200:]).float().mean().item())
+
+    module = Classifier(mlp(12, 128, 3), lr=5e-3)
+    return Training(module, OneFile((d.x, d.y), val), score, None, {"max_epochs": 12})
