@@ -188,6 +188,11 @@ class Hub:
     def distributed(self) -> bool:
         return self.world_size > 1
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether numbers of the device may be read now: at a check, and at any step where the device is the host."""
+        return self.checking or self.module.device.type == "cpu"
+
     # ------------------------------------------------------------------ one training step, called by the driver
 
     def batch_start(self, batch: Any, batch_idx: int) -> None:

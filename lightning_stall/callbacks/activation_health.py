@@ -163,8 +163,7 @@ class ActivationHealth(StallCallback):
     def judged(self) -> None:
         if self.hub.outcome.state in ("never learned", "stalled"):
             self._look_for_faded()
-        may_wait = self.hub.checking or self.hub.module.device.type == "cpu"
-        if self.hub.outcome.state == "never learned" and may_wait and not self._looked_at_entry:
+        if self.hub.outcome.state == "never learned" and self.hub.may_wait and not self._looked_at_entry:
             self._looked_at_entry = True
             self._look_at_entry()
         if self.hub.gate_open:

@@ -227,7 +227,8 @@ class InputHealth(StallCallback):
 
     def judged(self) -> None:
         """Between checks, where a remedy waits for it: whether a single batch has thrown the loss."""
-        if self._remedy is None or self.hub.checking or self.hub.module.device.type != "cpu" or self.hub.distributed:
+        hub = self.hub
+        if self._remedy is None or hub.checking or not hub.may_wait or hub.distributed:
             return
         recent = [loss for _, loss in self._losses][-LATELY:]
         if recent and not max(map(abs, recent)) < judge_inputs.THROWN * median(map(abs, recent)):

@@ -93,7 +93,6 @@ class OptimizerHealth(StallCallback):
         self.lowest = math.inf
         self.climb = RateClimb()
         self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
-        self.on_host = False  # the weights can be read without a wait
         self._before: list[Tensor] = []  # weights sampled before the step of a check
         self._moved: list[Tensor] = []  # and how that step moved them
         self._cosine: Tensor | None = None
@@ -125,7 +124,6 @@ class OptimizerHealth(StallCallback):
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
-        self.on_host = loss.device.type == "cpu"
         if hub.step <= 2 and not hub.readings.scaler:
             found, others = leaves(loss)
             if found:
@@ -530,7 +528,7 @@ class OptimizerHealth(StallCallback):
                 level = hub.curve.level(20) if hub.curve.n else math.nan
                 early = self.scheduled, self.top_rate, self.alive_until, planned, level, falling, certain
                 self._say(schedules.decayed_early(*early))
-        if hub.checking or self.on_host:
+        if hub.may_wait:
             self._judge_regularization()
 
     def _look_at_schedules(self) -> None:
