@@ -171,7 +171,7 @@ class StallCallback(LightningCallback):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain values and tensors, the same on every rank."""
+        """What a checkpoint keeps: plain values and tensors. Of several ranks the first one's is written, and serves all."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -235,7 +235,7 @@ class StallCallback(LightningCallback):
 
     def retract(self, code: str) -> None:
         """What `code` said does not hold any more; it may speak again."""
-        self.hub.journal.retract(code)
+        self.hub.retract(code)
 
     def fail(self, trace: str) -> None:
         """Switch this callback off after an exception in it, with one warning; the training goes on."""

@@ -49,6 +49,7 @@ def _demo(seed: int, out: Path) -> int:
 
 def _explain(code: str | None) -> int:
     from lightning_stall.catalogue import CATALOGUE, explain
+    from lightning_stall.report import shown
 
     if code is None:
         for entry in CATALOGUE.values():
@@ -57,7 +58,7 @@ def _explain(code: str | None) -> int:
     try:
         print(explain(code))
     except ValueError as error:  # MisconfigurationException is one
-        print(error, file=sys.stderr)
+        print(shown(str(error)), file=sys.stderr)
         return 2
     return 0
 
@@ -67,19 +68,22 @@ def _report(directory: Path, page: Path | None) -> int:
 
     from lightning_stall.diagnosis import diagnose
     from lightning_stall.replay import read_run
-    from lightning_stall.report import render_html, rich_table
+    from lightning_stall.report import render_html, rich_table, shown
 
     try:
         run = read_run(directory)
-    except (OSError, ValueError) as error:
-        print(f"no run can be read there: {error}", file=sys.stderr)
+        causes = diagnose(run.findings, run.outcome)
+    except (OSError, ValueError, OverflowError) as error:  # the last two also of evidence that cannot be weighed
+        print(shown(f"no run can be read there: {error}"), file=sys.stderr)
         return 2
-    causes = diagnose(run.findings, run.outcome)
     Console().print(rich_table(run.findings, causes, run.outcome.state))
     if page is not None:
         facts = {name: f"{value:.4g}" for name, value in run.outcome.evidence.items()}
         page.write_text(render_html(run.findings, causes, run.outcome.state, facts, run.curves), encoding="utf-8")
-        print(f"written to {page}")
+        print(shown(f"written to {page}"))
+    if run.passed_over:
+        lines = "1 line was" if run.passed_over == 1 else f"{run.passed_over} lines were"
+        print(f"{lines} passed over: damaged, or of something else", file=sys.stderr)
     return 0
 
 

@@ -99,6 +99,9 @@ class Hub:
         )
         # a checkpoint written at the end of the first batch does not count it yet; Lightning adds it after this
         self.step = self._steps_done(trainer) or int(trainer.global_step > 0)
+        self.begun_at = self.step  # what the program does is looked at from here on, whatever step a checkpoint is of
+        self.checks = 0  # since then, with the present one
+        self._checked_at = self.step
         self.epoch = trainer.current_epoch
         self.batch_idx = 0
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
@@ -116,6 +119,8 @@ class Hub:
         self.file: JsonlSink | None = None
         self.logbook = Logbook(trainer)
         self._pending: list[tuple[Finding, bool]] = []
+        self._holding: set[str] = set()  # codes that hold on this rank
+        self._changed = False  # and whether that has changed since the ranks met
         self._series: list[tuple[float, float]] = []  # (loss, rate) a step, until the ranks have met
         self._errors: dict[int, str] = {}
         if trainer.is_global_zero:
@@ -189,6 +194,16 @@ class Hub:
         return self.world_size > 1
 
     @property
+    def here(self) -> int:
+        """Optimizer steps of this fit, with the present one: a resumed program is as new to us as any other."""
+        return self.step - self.begun_at
+
+    @property
+    def looking(self) -> bool:
+        """Whether this is an early step, or one of the first checks, of this fit."""
+        return self.here in EARLY_CHECKS or (self.checking and self.checks <= len(EARLY_CHECKS))
+
+    @property
     def may_wait(self) -> bool:
         """Whether numbers of the device may be read now: at a check, and at any step where the device is the host."""
         return self.checking or self.module.device.type == "cpu"
@@ -207,6 +222,9 @@ class Hub:
         self.batch = (batch, batch_idx)
         self.step = self._steps_done(trainer) + 1
         self.checking = any(due(self.step, every) for every in self._every())
+        if self.checking and self.step > self._checked_at:
+            self._checked_at = self.step
+            self.checks += 1
         self.readings.new_batch()
         self._each("before_batch", batch, batch_idx)
 
@@ -316,8 +334,18 @@ class Hub:
         """Take a finding. With several ranks it waits for the next check, where all ranks write the same list."""
         if self.distributed:
             self._pending.append((finding, statistical))
+            self._changed = self._changed or finding.code not in self._holding
+            self._holding.add(finding.code)
         else:
             self.journal.submit(finding, statistical, self.gate_open)
+
+    def retract(self, code: str) -> None:
+        """What `code` said holds no more. Of several ranks, once it holds on none: all have one journal."""
+        if not self.distributed:
+            self.journal.retract(code)
+        elif code in self._holding:
+            self._holding.discard(code)
+            self._changed = True
 
     def curves(self) -> Curves:
         """The loss at every step, binned, and the numbers of the checks: what a report draws."""
@@ -335,6 +363,9 @@ class Hub:
             "journal": self.journal.state_dict(),
             "baseline": self.baseline,
             "outcome": [self.outcome.state, self.outcome.step, dict(self.outcome.evidence)],
+            # of several ranks the first one's alone: what waits for them to meet
+            "pending": [(finding.to_dict(), statistical) for finding, statistical in self._pending],
+            "series": [list(pair) for pair in self._series],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -343,6 +374,14 @@ class Hub:
         self.baseline = state["baseline"]
         verdict, step, evidence = state["outcome"]
         self.outcome = Outcome(verdict, step, evidence)
+        self._holding = set(self.journal.told)
+        for loss, rate in state.get("series", []):
+            if self.distributed:
+                self._series.append((loss, rate))
+            else:
+                self.curve.update(loss, rate)
+        for finding, statistical in state.get("pending", []) if self.rank == 0 else []:
+            self.submit(Finding.from_dict(finding), statistical)
 
     # ------------------------------------------------------------------ how it is done
 
@@ -362,7 +401,7 @@ class Hub:
     @property
     def _measuring(self) -> bool:
         """Whether somebody reads this step's gradients."""
-        return self._reads_norms or self.checking or self.step <= LOOK_AT_LABELS
+        return self._reads_norms or self.checking or self.here <= LOOK_AT_LABELS
 
     def _verbs(self) -> set[str]:
         return set().union(*(m.verbs for m in self.members))
@@ -378,7 +417,7 @@ class Hub:
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             notes = self.notes
-            if notes is None or not self.active or not (self.checking or self.step <= LOOK_AT_LABELS):
+            if notes is None or not self.active or not (self.checking or self.here <= LOOK_AT_LABELS):
                 return step(*args, **kwargs)
             with notes:
                 return step(*args, **kwargs)
@@ -388,7 +427,7 @@ class Hub:
     def _read_loss(self, loss: Tensor) -> None:
         self.readings.rate_factor = self.rate.factor
         self.readings.before_backward(loss)
-        if self.checking or self.step <= LOOK_AT_LABELS:
+        if self.checking or self.here <= LOOK_AT_LABELS:
             try:
                 self._look_at_labels(loss)
             except Exception:  # targets of a kind that is none of ours: nothing is said of a level
@@ -402,7 +441,7 @@ class Hub:
                 scaler = self.readings.scaler
                 value = float(loss.detach().float().mean()) * self.readings.accumulate
                 self.labels.calibrate(seen, value / float(scaler.get_scale()) if scaler is not None else value)
-        if self.step >= SETTLED and not self.labels.noted:
+        if self.here >= SETTLED and not self.labels.noted:
             self.notes = None  # nothing to note, or nothing that could be
 
     def _observe(self, wait: bool) -> None:
@@ -503,7 +542,7 @@ class Hub:
         """One gather of a few numbers a rank; a second, of findings, only where some rank has any.
 
         No guard stands around the collectives and no rank can skip them: whoever failed takes part with what it has.
-        The row: which members failed (a bit each), how many findings wait, the local baseline, how many losses, the
+        The row: which members failed (a bit each), whether findings wait or hold no more, the local baseline, how many losses, the
         local floor and share of errors mastered, the losses, what is shared.
         """
         names = [name for member in self.members for name in member.shares]
@@ -511,7 +550,7 @@ class Hub:
         row = torch.zeros(_HEAD + room + len(names), dtype=torch.float64)
         self._own(self._fill, row, room, names)
         row[0] = float(sum(1 << i for i, m in enumerate(self.members) if m.failed))
-        row[1] = float(len(self._pending))
+        row[1] = float(len(self._pending) + self._changed)
         strategy = self.trainer.strategy
         rows = strategy.all_gather(row.float().to(strategy.root_device)).cpu().double()
         failed = 0
@@ -521,10 +560,13 @@ class Hub:
             if failed >> index & 1 and not member.failed:
                 member.failed = "it failed on another rank"
         if bool((rows[:, 1] > 0).any()):
-            everyone: list[list[tuple[Finding, bool]]] = [[] for _ in range(self.world_size)]
-            torch.distributed.all_gather_object(everyone, self._pending)
-            self._pending = []
-            for finding, statistical in merge(everyone):
+            everyone: list[Any] = [None] * self.world_size
+            torch.distributed.all_gather_object(everyone, (self._pending, self._holding))
+            self._pending, self._changed = [], False
+            holding = set().union(*(codes for _, codes in everyone))
+            for code in [code for code in self.journal.told if code not in holding]:
+                self._own(self.journal.retract, code)
+            for finding, statistical in merge([told for told, _ in everyone]):
                 self._own(self.journal.submit, finding, statistical, self.gate_open)
         self._own(self._take, rows, room, names)
 

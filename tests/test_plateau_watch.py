@@ -122,6 +122,12 @@ class Scheduled(Classifier):
 class Halves(PlateauWatch):
     """Reduces at step 8, whatever the loss does."""
 
+    def __init__(self) -> None:
+        super().__init__(auto_remedy=True)
+
+    def act(self) -> None:
+        """Nothing else."""
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if self.hub.step == 8:
             self.scale = 0.5

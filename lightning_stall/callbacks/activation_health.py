@@ -114,7 +114,7 @@ class ActivationHealth(StallCallback):
         hub = self.hub
         if not hub.checking:
             return
-        if hub.step <= 2:
+        if hub.checks <= 2:
             self._look_at_modes()
         names = {id(p): plain_name(n) for n, p in hub.module.named_parameters()}
         self._fresh = []
@@ -247,7 +247,8 @@ class ActivationHealth(StallCallback):
         full = [x for x in self.layers.values() if len(x.masks) >= MEMORY]
         dead = sorted((x for x in full if x.dead >= DEAD), key=lambda x: -x.dead)
         if not dead:
-            self.retract("dead-activations")
+            if full or not self.layers:  # or it is not known yet
+                self.retract("dead-activations")
             return
         worst = dead[0]
         units = int(worst.masks[-1].numel())

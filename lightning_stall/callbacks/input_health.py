@@ -111,7 +111,7 @@ class InputHealth(StallCallback):
         self._found: list[Field] = []
         self._measured = True  # this batch, already
         self._measured_step = 0
-        self._first_epoch = 0
+        self._first_epoch: int | None = None  # the first that this fit trains in
         self._epoch_over = False
         self._first_losses: list[float] = []
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
@@ -129,7 +129,6 @@ class InputHealth(StallCallback):
         if not hub.step:
             self.skipped = 0
             self.standardizer = Standardizer()
-        self._first_epoch = hub.epoch
         if self.auto_remedy:
             self._remedy = LeaveOut(hub.module, self.skipped, hub.readings.scaler is not None)
         if self.standardizer.statistics:
@@ -137,6 +136,8 @@ class InputHealth(StallCallback):
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         hub, watch = self.hub, self.watch
+        if self._first_epoch is None:
+            self._first_epoch = hub.epoch
         self._found, self._measured = fields(batch), False
         starts = hub.readings.window_starts
         if starts:
@@ -144,7 +145,7 @@ class InputHealth(StallCallback):
         watch.look(self._found, hub.step, hub.epoch, batch_idx)
         if self._remedy is not None:
             self._remedy.before_batch(starts, watch.bad_here | watch.far_here, always=hub.distributed)
-        if hub.checking and hub.step <= 2 and not watch.roles.certain:
+        if hub.checking and hub.checks <= 2 and not watch.roles.certain:
             watch.watch_entries(hub.module, self._found)
         else:
             watch.close()
@@ -155,7 +156,7 @@ class InputHealth(StallCallback):
         self._measured = True
         hub, watch = self.hub, self.watch
         fresh = hub.epoch == self._first_epoch and not self._epoch_over
-        if hub.checking and hub.step <= 8 and not watch.roles.certain:
+        if hub.checking and hub.checks <= 4 and not watch.roles.certain:
             watch.settle(loss, self._found)
         if watch.starting or (hub.checking and self._measured_step != hub.step):
             self._measured_step = hub.step

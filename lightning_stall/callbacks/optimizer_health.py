@@ -93,6 +93,10 @@ class OptimizerHealth(StallCallback):
         self.lowest = math.inf
         self.climb = RateClimb()
         self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
+        self._look_anew()
+
+    def _look_anew(self) -> None:
+        """Forget what was seen of how the program handles its gradients: it is looked at in each fit."""
         self._before: list[Tensor] = []  # weights sampled before the step of a check
         self._moved: list[Tensor] = []  # and how that step moved them
         self._cosine: Tensor | None = None
@@ -109,6 +113,7 @@ class OptimizerHealth(StallCallback):
         self._with_grad: set[int] = set()
         self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
+        self._idle_looks = 0
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -117,30 +122,32 @@ class OptimizerHealth(StallCallback):
         if not self.hub.step:
             self._reset()
             self._look_at_schedules()
-            for optimizer in self.hub.readings.optimizers:
-                if hasattr(optimizer, "register_step_post_hook") and self.hub.readings.scaler is None:
-                    self._hooks.append(optimizer.register_step_post_hook(self._step_made))
-        self.hub.rate.factors[self.state_key] = self.climb.factor
+        self._look_anew()
+        for optimizer in self.hub.readings.optimizers:
+            if hasattr(optimizer, "register_step_post_hook") and self.hub.readings.scaler is None:
+                self._hooks.append(optimizer.register_step_post_hook(self._step_made))
+        if self.auto_remedy:
+            self.hub.rate.factors[self.state_key] = self.climb.factor
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
-        if hub.step <= 2 and not hub.readings.scaler:
+        if hub.here <= 2 and not hub.readings.scaler:
             found, others = leaves(loss)
             if found:
                 known = {id(p) for p in self._graph_params or ()}
                 self._graph_params = [*(self._graph_params or ()), *(p for p in found if id(p) not in known)]
             fresh = {id(t): t for t in others}
-            self._lasting = fresh if hub.step == 1 else {i: t for i, t in self._lasting.items() if i in fresh}
+            self._lasting = fresh if hub.here == 1 else {i: t for i, t in self._lasting.items() if i in fresh}
             own = penalised(loss)
             self._penalised |= {plain_name(n) for n, p in hub.module.named_parameters() if id(p) in own}
-        if hub.step <= LOOK:
+        if hub.here <= LOOK:
             for optimizer in hub.readings.optimizers:
                 left = leftover(optimizer)
                 kept = self._kept.get(id(optimizer))
                 self._kept[id(optimizer)] = left if kept is None else torch.logical_and(kept, left)
 
     def after_backward(self) -> None:
-        if self.hub.checking and self.hub.step <= LOOK:
+        if self.hub.looking:
             for optimizer in self.hub.readings.optimizers:
                 self._with_grad.update(id(p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
                 if not self.hub.module.automatic_optimization:
@@ -148,7 +155,7 @@ class OptimizerHealth(StallCallback):
 
     def before_step(self, optimizer: Optimizer) -> None:
         hub = self.hub
-        if hub.step <= LOOK:
+        if hub.here <= LOOK:
             key = id(optimizer)
             kept = self._kept.pop(key, None)
             if kept is not None and self._stepped.get(key):
@@ -161,7 +168,7 @@ class OptimizerHealth(StallCallback):
             if there is not None:  # what the backward pass left, and the step does not find
                 gone = torch.logical_and(there, ~leftover(optimizer))
                 self._gone.setdefault(key, []).append(gone)
-            if hub.checking and self._hooks:
+            if hub.looking and self._hooks:
                 self._shown[key] = leftover(optimizer)
         if optimizer is hub.readings.optimizers[0]:
             if self._moved:
@@ -191,7 +198,7 @@ class OptimizerHealth(StallCallback):
 
     def observe(self, reading: StepReading) -> None:
         self.steps_seen += 1
-        if reading.step <= LOOK:
+        if reading.step - self.hub.begun_at <= LOOK:
             self._sloped.update(n for n, norm in zip(reading.names, reading.norms, strict=True) if norm != 0)
         self.rate = reading.rate
         factor = self.hub.rate.factor
@@ -202,10 +209,13 @@ class OptimizerHealth(StallCallback):
         if self.scheduled > schedules.DEAD * self.top_rate:
             self.alive_until = reading.step
             self.level_then = self.hub.curve.level(20) if self.hub.curve.n else math.nan
-        if reading.loss is not None and math.isfinite(reading.loss):
-            self.lowest = min(self.lowest, reading.loss)
-            if self.lowest > 0:
-                self.growth = reading.loss / self.lowest
+        if reading.loss is not None and math.isfinite(reading.loss) and not self.hub.distributed:
+            self._grow([reading.loss])
+
+    def _grow(self, losses: Sequence[float]) -> None:
+        self.lowest = min(self.lowest, *losses)
+        if self.lowest > 0:
+            self.growth = losses[-1] / self.lowest
 
     def check(self) -> None:
         self._read()
@@ -219,6 +229,8 @@ class OptimizerHealth(StallCallback):
 
     def judged(self) -> None:
         hub = self.hub
+        if hub.distributed and hub.curve.recent:
+            self._grow(hub.curve.recent)  # the mean of all ranks
         if self.climb.raised_at and not self.climb.ended:
             ratio = median(self.medians) if self.medians else 0.0
             noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(self.climb.cooldown)
@@ -351,7 +363,7 @@ class OptimizerHealth(StallCallback):
 
     def _look_at_what_is_held(self) -> None:
         """Parameters that the loss depends on and no optimizer holds."""
-        if self._graph_params is None or self.hub.step > LOOK:
+        if self._graph_params is None or not self.hub.looking:
             return
         held = {id(p) for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"]}
         loose = [p for p in self._graph_params if id(p) not in held]
@@ -377,7 +389,7 @@ class OptimizerHealth(StallCallback):
     def _look_at_what_is_kept_apart(self) -> None:
         """Tensors that ask for a gradient step after step, are no part of the module, and that no optimizer holds."""
         hub = self.hub
-        if hub.step != 16 or not self._lasting:
+        if hub.here < 16 or not self._lasting:
             return
         held = {id(p) for o in hub.readings.optimizers for g in o.param_groups for p in g["params"]}
         given = {f.tensor.untyped_storage().data_ptr() for f in fields(hub.batch[0])}
@@ -389,8 +401,9 @@ class OptimizerHealth(StallCallback):
 
     def _look_at_what_is_idle(self) -> None:
         """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
-        if self.hub.step not in (8, 16) or not self._with_grad:
+        if self.hub.here < 8 or self._idle_looks == 2 or not self._with_grad:
             return
+        self._idle_looks += 1
         idle, still = [], []
         params = (p for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"])
         wanted = {id(p) for p in params if p.requires_grad}
@@ -413,7 +426,7 @@ class OptimizerHealth(StallCallback):
 
     def _look_at_clearing(self) -> None:
         hub = self.hub
-        if hub.step > LOOK or hub.step < 4:
+        if not hub.looking or hub.here < 4:
             return
         for i, optimizer in enumerate(hub.readings.optimizers):
             params = [p for g in optimizer.param_groups for p in g["params"]]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median, stdev
 from typing import Any, Literal
 
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_stall.callback import StallCallback
@@ -139,7 +140,14 @@ class PlateauWatch(StallCallback):
     def begin(self) -> None:
         if not self.hub.step:
             self._reset()
-        self._apply()
+        if self.auto_remedy:
+            self._apply()
+        elif self.scale != 1.0:
+            rank_zero_info(
+                f"PlateauWatch: the checkpoint's run went on at {self.scale:.3g} times the schedule's learning rate; with "
+                "auto_remedy off the rate is the schedule's own again."
+            )
+            self.scale = 1.0
         if self.auto_remedy and self.rollback:
             self._keep()
 
@@ -357,7 +365,7 @@ class PlateauWatch(StallCallback):
         if self.monitor in metrics:
             value = metrics[self.monitor]
             self.value = float(value) if isinstance(value, Tensor | float | int) else math.nan
-        elif metrics and not self.warned and self.hub.epoch > 0:
+        elif metrics and not self.warned and self.hub.epoch > 0 and math.isnan(self.value):
             self.warned = True
             tell(
                 f"PlateauWatch(monitor={self.monitor!r}): the module logs no such metric, so only the training loss is "
@@ -515,7 +523,16 @@ class PlateauWatch(StallCallback):
         gained = after - before if self.mode == "max" else before - after
         # a loss that rose or swung only has to stop; a flat one has to fall, beyond what two noisy means differ by
         better = gained > (2 * noise if self.was_flat else -2 * noise)
-        if better or not math.isfinite(after):
+        if not better and (not self.was_flat or not math.isfinite(after)):
+            return  # the rate at which it fell apart is no way back: if anything, it is lowered further
+        if better:
+            self.tell(
+                "loss-plateau",
+                f"{after:.4g} after the reduction of step {changed_at}, {before:.4g} before it.",
+                severity="info",
+                evidence={"before": before, "after": after, "factor": self.scale},
+                remedy=f"kept the reduction of step {changed_at}",
+            )
             return
         old, self.scale = self.scale, min(1.0, self.scale / self.factor)
         self.undone += 1

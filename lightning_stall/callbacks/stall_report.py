@@ -189,10 +189,10 @@ class StallReport(StallCallback):
 
             files = get_filesystem(path)
             files.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            with files.open(path, "w", encoding="utf-8") as file:
+            with files.open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
-        except OSError as error:
-            tell(f"{path} could not be written: {error}. The findings stand in the console.")
+        except Exception as error:  # remote file systems raise classes of their own; the other files are still to come
+            tell(f"{path} could not be written: {error!r}. The findings stand in the console.")
 
     def _facts(self) -> dict[str, str]:
         hub = self.hub

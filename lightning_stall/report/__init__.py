@@ -6,7 +6,7 @@ Every form leaves code whole, escapes what is not code, and wraps nothing but se
 
 from lightning_stall.report.pages import render_fragment, render_html, render_markdown
 from lightning_stall.report.terminal import NOTHING, WIDTH, render_finding, rich_table
-from lightning_stall.report.words import NAMED, where
+from lightning_stall.report.words import NAMED, shown, where
 
 __all__ = [
     "NAMED",
@@ -17,5 +17,6 @@ __all__ = [
     "render_html",
     "render_markdown",
     "rich_table",
+    "shown",
     "where",
 ]

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 900, 220  # of a line chart, in its own units: it scales with th
 LEFT, RIGHT, TOP, BOTTOM = 130, 14, 20, 22
 MARKS = 12  # findings marked
 COLUMNS = 64  # steps of a heat map
+HUGE = 1e300  # what is larger is drawn as no number: scales are computed in floats, and need room beyond it
 SHADES = 32
 # viridis at nine points, from its published table: dark to light, the same order in grey, fit for colour-blind readers
 _VIRIDIS = (
@@ -43,7 +44,7 @@ def draw(curves: Curves, findings: Sequence[Finding]) -> Iterator[str]:
     yield from _heat("Gradient norm by layer, from the input down to the output", curves, told, last)
     if told:
         keys = "".join(
-            f"<li><code>{html.escape(f.code)}</code> at step {f.step}: {html.escape(f.summary)}</li>" for f in told
+            f"<li><code>{html.escape(f.code)}</code> {html.escape(f'at step {f.step}: {f.summary}')}</li>" for f in told
         )
         yield f"<figure><figcaption>Marked in each chart:</figcaption><ol>{keys}</ol></figure>"
 
@@ -71,13 +72,13 @@ def colour(share: float) -> tuple[int, int, int]:
 
 
 def decades(rows: Iterable[Sequence[float]]) -> tuple[float, float] | None:
-    """The range of the positive finite values as powers of ten; None where there are none."""
-    logs = [math.log10(v) for row in rows for v in row if math.isfinite(v) and v > 0]
+    """The range of the positive values that can be drawn as powers of ten; None where there are none."""
+    logs = [math.log10(v) for row in rows for v in row if _drawable(v) and v > 0]
     return (min(logs), max(logs)) if logs else None
 
 
 def _lines(title: str, series: Sequence[tuple[str, Points]], told: Sequence[Finding], last: float) -> Iterator[str]:
-    values = [v for _, points in series for _, v in points if math.isfinite(v)]
+    values = [v for _, points in series for _, v in points if _drawable(v)]
     if not values:
         return
     low, high = min(values), max(values)
@@ -85,7 +86,7 @@ def _lines(title: str, series: Sequence[tuple[str, Points]], told: Sequence[Find
     scale: Callable[[float], float] = math.log10 if log else float
     bottom, top = scale(low), scale(high)
     if top - bottom < 1e-9 * max(abs(top), abs(bottom), 1e-30):
-        bottom, top = bottom - (abs(bottom) or 1.0) * 0.1, top + (abs(top) or 1.0) * 0.1
+        bottom, top = bottom - (abs(bottom) * 0.1 or 0.1), top + (abs(top) * 0.1 or 0.1)
 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (top - scale(value)) / (top - bottom)
@@ -109,7 +110,7 @@ def _path(points: Points, last: float, y: Callable[[float], float], log: bool) -
     """Broken where a value is no number, or cannot be drawn on a log scale."""
     path, pen = [], "M"
     for step, value in points:
-        if not math.isfinite(value) or (log and value <= 0):
+        if not _drawable(value) or (log and value <= 0):
             pen = "M"
             continue
         path.append(f"{pen}{_x(step, last):.1f} {y(value):.1f}")
@@ -133,7 +134,7 @@ def _heat(title: str, curves: Curves, told: Sequence[Finding], last: float) -> I
         for i, c in enumerate(columns):
             left = _x(curves.steps[columns[i - 1]] if i else 0, last)
             value = curves.layers[name][c]
-            if math.isfinite(value):
+            if _drawable(value):
                 share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
                 shade = _hex(round(share * SHADES) / SHADES)
             else:
@@ -175,6 +176,10 @@ def _marks(told: Sequence[Finding], last: float, height: float) -> Iterator[str]
             f'<rect x="{x - wide / 2:.1f}" y="{TOP}" width="{wide}" height="14" rx="7" fill="{shade}"/>'
             f'<text x="{x:.1f}" y="{TOP + 11}" text-anchor="middle" style="fill:#fff">{number}</text></g>'
         )
+
+
+def _drawable(value: float) -> bool:
+    return abs(value) < HUGE  # neither is NaN
 
 
 def _x(step: float, last: float) -> float:

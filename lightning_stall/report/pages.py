@@ -82,7 +82,7 @@ def _compose(
     if facts:
         page.heading(2, "Facts")
         page.table(("Fact", "Value"), facts.items())
-    return page.finish()
+    return words.shown(page.finish())
 
 
 def _explain(page: _Markdown | _Html, said: Finding | Cause) -> None:
@@ -99,19 +99,41 @@ def _row(page: _Markdown | _Html, group: Findings) -> tuple[str, str, str, str, 
     return words.steps(group), str(group[0].epoch), worst.severity, f"`{worst.code}`", seen, places, done
 
 
+# in prose: what may begin HTML, an entity, emphasis, code, a link, an image or the definition of one
+_LIVE = re.compile(r"[\\<>&*~`]|\](?=[(:\[])|(?<![^\W_])_|_(?![^\W_])")
+# at the beginning of a paragraph: what may make it a heading, a list, a rule or the definition of a link; after digits
+_BEGINS = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[#+=\[]|-(?:[\s-]|$)))")
+
+
+def _quoted(name: str) -> str:
+    return f"`{name}`"
+
+
+def _safe(text: str, code: Callable[[str], str] = _quoted) -> str:
+    """`text` as one line of Markdown that shows it and does nothing else; "a_b" and "[0]" stay readable.
+
+    A "<b>" is no HTML, "__init__" not bold, "[0](x)" no link, a single backtick no code. `code` writes what stands
+    between two backticks: it holds none itself, so that one around it is enough.
+    """
+    parts = words.spans(" ".join(text.split()))
+    return "".join(code(part) if quoted else _LIVE.sub(r"\\\g<0>", part) for quoted, part in parts)
+
+
 class _Markdown:
     def __init__(self, link: Link | None) -> None:
         self.blocks: list[str] = []
         self.link = link
 
     def heading(self, level: int, text: str) -> None:
-        self.blocks.append(f"{'#' * level} {self._inline(text)}")
+        self.blocks.append(f"{'#' * level} {_safe(text)}")
 
     def paragraph(self, text: str) -> None:
-        self.blocks.append(self._inline(text))
+        self.blocks.append(_BEGINS.sub(r"\1\\", _safe(text)))
 
     def code(self, lines: str) -> None:
-        self.blocks.append(f"```python\n{lines}\n```")
+        longest = max(map(len, re.findall("`+", lines)), default=0)
+        fence = "`" * max(3, longest + 1)  # nothing within may end it
+        self.blocks.append(f"{fence}python\n{lines}\n{fence}")
 
     def places(self, finding: Finding) -> str:
         return words.where(finding, "`")
@@ -122,25 +144,16 @@ class _Markdown:
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         lines = [header, ["---"] * len(header)]
         for row in rows:
-            cells = [self._inline(" ".join(cell.split())).replace("|", "\\|") for cell in row]
-            if "Where" in header:
-                place = header.index("Where")
-                cells[place] = re.sub("`([^`]+)`", self._linked, cells[place])
-            lines.append(cells)
+            cells = [_safe(cell, self._linked if name == "Where" else _quoted) for name, cell in zip(header, row, strict=True)]
+            lines.append([cell.replace("|", "\\|") for cell in cells])
         self.blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
     def finish(self) -> str:
         return "\n\n".join(self.blocks) + "\n"
 
-    def _linked(self, name: re.Match[str]) -> str:
-        address = self.link(name[1]) if self.link is not None else ""
-        return f"[{name[0]}]({address})" if address else name[0]
-
-    @staticmethod
-    def _inline(text: str) -> str:
-        """A "<b>" is no HTML, "__init__" not bold, "[0](x)" no link; "a_b" and "[0]" stay readable."""
-        special = r"([\\<>&*]|\](?=\()|(?<!\w)_|_(?!\w))"
-        return "".join(f"`{s}`" if code else re.sub(special, r"\\\1", s) for code, s in words.spans(text))
+    def _linked(self, name: str) -> str:
+        address = self.link(name) if self.link is not None else ""
+        return f"[{_quoted(name)}]({address})" if address else _quoted(name)
 
 
 _PAGE = """

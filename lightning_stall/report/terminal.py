@@ -15,6 +15,7 @@ from lightning_stall.report.words import (
     part,
     percent,
     pieces,
+    shown,
     steps,
     title,
     verdict,
@@ -31,7 +32,7 @@ NOTHING = "lightning_stall: nothing to report."
 
 
 def render_finding(finding: Finding) -> str:
-    """What was seen, where, why it stalls training, what to change, how to mute it: plain text for a terminal."""
+    """What was seen, where, why it stalls training, what to change, how to mute it: plain text, not yet `shown`."""
     head = f"{finding.severity}: {finding.code} at step {finding.step} (epoch {finding.epoch})"
     parts = {
         "Where": where(finding),
@@ -49,16 +50,19 @@ def rich_table(findings: Findings, causes: Causes, outcome: str) -> RenderableTy
     from rich.table import Table
     from rich.text import Text
 
+    def plain(text: str, style: str = "") -> Text:
+        return Text(shown(text), style)  # not str: rich would read "[0]" in a module's name as markup
+
     def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
         made = Table(*header, box=None, pad_edge=False)
         for row in rows:
-            made.add_row(*map(Text, row))  # not str: rich would read "[0]" in a module's name as markup
+            made.add_row(*map(plain, row))
         return made
 
-    lines: list[RenderableType] = [Text(verdict(findings, causes, outcome), style="bold")]
+    lines: list[RenderableType] = [plain(verdict(findings, causes, outcome), "bold")]
     if causes:
         rows = [(title(c.code), percent(c.confidence), c.summary) for c in causes]
-        lines += [table(("Cause", "Sure", "Evidence"), rows), Text(_wrap(part("What to change", advice(causes[0]))))]
+        lines += [table(("Cause", "Sure", "Evidence"), rows), plain(_wrap(part("What to change", advice(causes[0]))))]
     told = folded([f for f in findings if f.speaks])
     if told:
         rows = [(steps(g), f"{worst(g).severity}: {g[0].code}", worst(g).summary) for g in told]

@@ -16,6 +16,20 @@ Causes = Sequence[Cause]
 NAMED = 5  # modules, columns or batches named before "and 12 more"
 
 
+# What a terminal obeys instead of showing it, what turns the order of the letters around, and halves of a character,
+# which no file can hold. Tabs and ends of lines stay.
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
+
+
+def shown(text: str) -> str:
+    """`text` fit to be shown in a terminal and to be written to any file: a control character as its escape in Python.
+
+    >>> print(shown("\\x1b[31mred"))
+    \\x1b[31mred
+    """
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def where(finding: Finding, mark: str = "") -> str:
     """The first few places, each between two `mark`: "net.0, net.2 and 12 more"."""
     places = ", ".join(f"{mark}{name}{mark}" for name in finding.where[:NAMED])

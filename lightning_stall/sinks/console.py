@@ -8,7 +8,7 @@ from types import FrameType
 from lightning.fabric.utilities.rank_zero import rank_zero_warn  # importing it from Lightning sets the rank it asks for
 
 from lightning_stall.finding import Finding
-from lightning_stall.report import render_finding
+from lightning_stall.report import render_finding, shown
 
 # Nobody can mend a line in these: a warning points at the first caller outside them, mostly the user's `trainer.fit`.
 _MACHINERY = {
@@ -29,6 +29,7 @@ class StallWarning(UserWarning):
 
 def tell(text: str) -> None:
     """Warn on rank zero and never raise: where a user made warnings errors, print `text` on stderr instead."""
+    text = shown(text)
     try:
         rank_zero_warn(text, stacklevel=_TELL_ITSELF + _frames_to_user(), category=StallWarning)
     except StallWarning:  # a training must not end because somebody was told about it
