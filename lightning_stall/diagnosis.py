@@ -97,6 +97,7 @@ RULES: tuple[Rule, ...] = (
             "saturated-activations",
             "learning-rate-too-high",
             "learning-rate-too-low",
+            "training-too-short",
         ),
         "activations start too small, too large or all alike",
     ),
@@ -341,7 +342,7 @@ def _own(finding: Finding, trials: Sequence[Finding] = ()) -> float:
         own = STATISTICAL + (CERTAIN - STATISTICAL) * max(0.0, min(1.0, strength))
     else:
         own = CERTAIN if finding.severity == "critical" else 0.5 * (CERTAIN + STATISTICAL)
-    weight = fmean(f.evidence["trial"] for f in trials) if trials else 0.0
+    weight = fmean(max(-1.0, min(1.0, f.evidence["trial"])) for f in trials) if trials else 0.0
     if weight < 0:
         return own * (1 + weight * (1 - REFUTED))
     return own + max(0.0, SURE - own) * TRIED * min(weight, 1.0) if weight > 0 else own

@@ -38,6 +38,9 @@ DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
+MEDIOCRE = (
+    0.5  # share of a constant predictor's loss, less than which a run that ends may have a fault that it got on with
+)
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
 SETTLED = 4  # the optimizer step by which it is known what kind of loss is trained
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
@@ -507,6 +510,11 @@ class Hub:
         """Whether the run stands still well above its floor: perhaps the noise of the task, perhaps not."""
         explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
         return self.outcome.state == "converged" and explained < HALF_WAY
+
+    @property
+    def mediocre(self) -> bool:
+        """Whether a run of known scale, no longer young, still has most of its task before it."""
+        return self.baseline is not None and self.outcome.evidence.get("explained", 1.0) < MEDIOCRE
 
     @property
     def unlearnt(self) -> bool:

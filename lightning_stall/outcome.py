@@ -100,6 +100,18 @@ class LossCurve:
         """Steps since the learning rate reached its height; what still rises in the second half warms nothing up."""
         return self.n - min(self.rising_until, 0.5 * self.horizon)
 
+    def fall_of_half(self) -> tuple[float, float]:
+        """How far the straight line through the second half of the curve falls in a quarter of it; its standard error."""
+        half = self.means[len(self.means) // 2 :]
+        n = len(half)
+        if n < 4:
+            return 0.0, math.inf
+        middle, level = (n - 1) / 2, fmean(half)
+        spread = sum((i - middle) ** 2 for i in range(n))
+        slope = sum((i - middle) * (v - level) for i, v in enumerate(half)) / spread
+        left = sum((v - level - slope * (i - middle)) ** 2 for i, v in enumerate(half))
+        return -slope * n / 2, math.sqrt(left / (n - 2) / spread) * n / 2
+
     def _halve(self) -> None:
         self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=True)]
         self.jumps = [(a + b) / 2 for a, b in zip(self.jumps[::2], self.jumps[1::2], strict=True)]

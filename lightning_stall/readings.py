@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -321,6 +322,11 @@ class Readings:
             return {}
         ratios = torch.stack(list(self.updates.values())).tolist()
         return dict(zip(self.updates, ratios, strict=True))
+
+    def usual_update(self) -> float:
+        """The median of these over the parameters that moved; NaN where none did (at checks only: it waits)."""
+        moved = [r for r in self.update_ratios().values() if 0 < r < math.inf]
+        return median(moved) if moved else math.nan
 
     def forget_rates(self) -> None:
         """Read tensor rates anew at the next step (called at checks, where a wait is allowed)."""

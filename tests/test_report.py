@@ -279,9 +279,11 @@ def test_reading_passes_over_half_a_line_and_knows_strict_numbers(tmp_path: Path
 @pytest.mark.parametrize("line", ['{"loss": 1.0}', "12", '{"evidence": {"a": "many"}}'])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text(f"{json.dumps(NOTE.to_dict())}\n{line}\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is no finding"):
+    file.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no finding"):
         read_findings(file)
+    file.write_text(f"{line}\n{json.dumps(NOTE.to_dict())}\n")
+    assert read_findings(file) == [NOTE]
 
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from torch.nn import functional as F
 from twin_runs import QUIET
 
 import lightning_stall
-from lightning_stall import stall_callbacks
+from lightning_stall import StallCallback, StallReport, stall_callbacks
 from lightning_stall.cli import main
 from lightning_stall.finding import Cause, Finding
 from lightning_stall.history import Curves
 from lightning_stall.replay import FINDINGS_FILE, read_run
 from lightning_stall.report import render_fragment, render_html, render_markdown
+from lightning_stall.sinks import ConsoleSink, StallWarning
+from lightning_stall.testing import blobs, healthy
 
 ROOT = Path(lightning_stall.__file__).parent
 HOSTILE = (
@@ -56,10 +59,25 @@ HOSTILE = (
     "</td></tr></table><iframe>",
     "</style><script>alert(1)</script>",
     "*a* **b** ~c~",
+    "__init__ and _a_",
+    "`<img src=x onerror=alert(1)>",
+    "``<b>x</b>`",
+    "x\n    ```\n    <b>",
+    "```",
+    "~~~",
+    "[net]: http://evil.example",
+    "[`net]: http://evil.example`",
+    "\n[net]: http://evil.example\n\n[net]",
+    "\n\n| a | b |\n|---|---|\n| c | d |\n",
+    "# a",
+    "- a",
+    "1. a",
+    "\x1b[31m",
+    "\ud800",
 )
-TEXT_TAGS = {*("h1", "h2", "h3", "p", "code", "pre", "table", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li")}
+TEXT_TAGS = {*("h1", "h2", "h3", "p", "code", "pre", "table", "thead", "tbody", "tr", "th", "td")}
 PAGE_TAGS = {*TEXT_TAGS, "html", "head", "meta", "title", "style", "body", "div"}
-DRAWN_TAGS = {"figure", "figcaption", "svg", "path", "text", "g", "rect"}
+DRAWN_TAGS = {"figure", "figcaption", "svg", "path", "text", "g", "rect", "ol", "li"}
 CALLED = ("script", "onload", "onerror", "href", "src", "action", "srcset", "xlink:href", "data", "formaction")
 
 
@@ -255,21 +273,19 @@ def outcome(**changed: Any) -> str:
 
 
 GOOD = (finding(), curves(), outcome())
-# lines that may stand in a file without costing the others
+# lines that may be odd and are still what they say
 BORNE: dict[str, Sequence[str]] = {
-    "a truncated last line": (*GOOD, finding()[:40]),
-    "a truncated line amid": (finding(), curves()[:60], outcome()),
     "a line of a megabyte": (finding(summary="x" * 2**20), curves(), outcome()),
-    "a megabyte that is no JSON": ("x" * 2**20, *GOOD),
     "an unknown code": (finding(), finding(code="my-own"), finding(code="", severity="info"), outcome()),
     "an unknown outcome": (finding(), outcome(outcome="splendid")),
-    "keys of a later version": (finding(later=1), curves(later=2), outcome(later=3)),
-    "a step that is no number": (finding().replace("12", "NaN"), curves(), outcome()),
-    "a step without end": (finding().replace("12", "1e999"), curves(), outcome()),
+    "keys of a later version": (finding(later=1, run=2), curves(later=2), outcome(later=3)),
     "a step below 0": (finding(step=-5), curves(), outcome()),
+    "places that are numbers": (finding(where=[3]), curves(), outcome()),
     "evidence that is no number": (finding(evidence={"strength": "nan", "b": None, "c": "-inf"}), outcome()),
     "evidence out of reach": (finding().replace("400000.0", "1e999"), curves(), outcome()),
     "huge losses": (finding(), curves(loss=[[1, 1.79e308], [2, -1.79e308]]), outcome()),
+    "the largest losses": (finding(), curves(loss=[[1, 1.7976931348623157e308], [2, 1.0]]), outcome()),
+    "the smallest losses": (finding(), curves(loss=[[1, 5e-324], [2, 5e-324]], baseline=None), outcome()),
     "huge and tiny layers": (finding(), curves(layers={"a": [1.79e308, 1.0], "b": [5e-324, 2.0]}), outcome()),
     "losses that are no numbers": (
         finding(),
@@ -280,75 +296,134 @@ BORNE: dict[str, Sequence[str]] = {
     "empty lines": ("", *GOOD, "", ""),
     "lines that end as on Windows": tuple(f"{line}\r" for line in GOOD),
     "texts with control characters": (finding(summary="a\x00b\x07", where=["\x08"]), *GOOD[1:]),
+    "half a character": (finding(summary="\ud800", where=["\udfff"], remedy="\ud800"), *GOOD[1:]),
     "a second run": ('{"run": "now"}', *GOOD, '{"run": "later"}', *GOOD),
 }
-# lines that are whole JSON and no finding: the file is of something else
-REFUSED: dict[str, str] = {
-    "a list": "[1, 2]",
-    "a number": "12",
-    "a word": '"some"',
-    "null": "null",
-    "truth": "true",
-    "no step": json.dumps({k: v for k, v in FINDING.to_dict().items() if k != "step"}),
-    "places that are a number": finding(where=3),
-    "places that are null": finding(where=None),
-    "evidence that is a list": finding(evidence=[1]),
-    "evidence that is null": finding(evidence=None),
-    "evidence that is nested": finding(evidence={"a": {}}),
-    "evidence of words": finding(evidence={"a": "many"}),
-    "an outcome without a step": '{"outcome": "stalled"}',
-    "curves that are null": '{"curves": null}',
-    "curves that are a list": '{"curves": []}',
-    "curves that are empty": '{"curves": {}}',
-    "losses of words": curves(loss=[["a", "b"]]),
-    "losses of three": curves(loss=[[1, 2, 3]]),
-    "lines that are a list": curves(lines=[]),
-    "layers that are a list": curves(layers=[]),
+BIG = 10**400
+# lines that are none of a run's: damaged, or of something else
+PASSED_OVER: dict[str, str] = {
+    "half a line": finding()[:40],
+    "half a line of curves": curves()[:60],
+    "a megabyte that is no JSON": "x" * 2**20,
+    "nested without end": "[" * 200_000,
     "a number of 5000 digits": finding(step=1).replace('"step": 1', f'"step": {"9" * 5000}'),
+    **{f"{word} alone": word for word in ("[1, 2]", '["run"]', '"a run"', "12", "null", "true")},
+    "no step": json.dumps({k: v for k, v in FINDING.to_dict().items() if k != "step"}),
+    **{
+        f"a finding whose {name} is {ascii(value)[:12]}": finding(**{name: value})
+        for name, values in {
+            "code": ([1], None),
+            "step": ("7", "<script>alert(1)</script>", None, True, 1.5, math.nan, math.inf, BIG),
+            "epoch": ("7", None, BIG),
+            "severity": ("fatal", None, ["info"]),
+            "summary": (None, ["a"]),
+            "advice": (None, 3),
+            "remedy": (3,),
+            "where": (3, None, "net", {"net": 1}),
+            "evidence": ([1], None, {"a": {}}, {"a": "many"}, {"a": BIG}),
+        }.items()
+        for value in values
+    },
+    **{
+        f"curves whose {name} is {ascii(value)[:12]}": curves(**{name: value})
+        for name, values in {
+            "loss": ([["a", "b"]], [[1, 2, 3]], [[1, BIG]], [[math.inf, 1]]),
+            "baseline": ("a", BIG, []),
+            "steps": ([1], [1, math.inf], [1, math.nan], [1, BIG // 10**300]),
+            "lines": ([], {"stall/gradients/total_norm": 1}),
+            "layers": ([], {"a": [1.0], "b": [2.0]}),
+        }.items()
+        for value in values
+    },
+    **{f"curves that are {word}": f'{{"curves": {word}}}' for word in ("null", "[]", "{}", '"run"')},
+    "an outcome without a step": '{"outcome": "stalled"}',
+    "an outcome that is a list": outcome(outcome=[]),
+    "an outcome of 400 digits": outcome(evidence={"level": BIG}),
 }
 
 
-@pytest.mark.parametrize("name", BORNE)
-def test_what_stands_beside_damaged_lines_is_read(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / FINDINGS_FILE).write_text("".join(f"{line}\n" for line in BORNE[name]))
+@pytest.mark.parametrize("name", [*BORNE, *PASSED_OVER])
+def test_a_damaged_line_costs_no_other(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = BORNE.get(name) if name in BORNE else (finding(), curves(), PASSED_OVER[name], outcome())
+    (tmp_path / FINDINGS_FILE).write_text("".join(f"{line}\n" for line in lines or ()))
     assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
     told = capsys.readouterr()
     assert "Outcome: " in told.out or "Not judged" in told.out
-    assert told.err == ""
+    assert told.err == ("" if name in BORNE else "1 line was passed over: damaged, or of something else\n")
     inert(Page((tmp_path / "page.html").read_text()), PAGE_TAGS | DRAWN_TAGS)
-    whole = read_run(tmp_path).findings
-    if BORNE[name]:
-        assert whole, "the whole lines count"
-        assert whole[0].code == FINDING.code
+    record = read_run(tmp_path)
+    if name in PASSED_OVER:
+        assert record.findings == [FINDING]
+        assert record.outcome.state == "stalled"
+        assert record.curves is not None
+    elif lines:
+        assert record.findings[0].code == FINDING.code, "the whole lines count"
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_whole_line_of_something_else_is_refused_with_a_word(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / FINDINGS_FILE).write_text(f"{finding()}\n{REFUSED[name]}\n{outcome()}\n")
+RUBBISH = {
+    "every byte": bytes(range(256)) * 50,
+    "zeros": bytes(2**20),
+    "gzip": b"\x1f\x8b\x08\x00" + bytes(200),
+    "utf-16": "\n".join(GOOD).encode("utf-16"),
+    "one byte": b"\xff",
+    "metrics": b'{"loss": 1.0}\n{"loss": 0.5}\n',
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_a_file_of_something_else(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / FINDINGS_FILE
+    file.write_bytes(RUBBISH[name])
     assert main(["report", str(tmp_path)]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("no run can be read there: ")
-    assert "Traceback" not in told.err
-
-
-@pytest.mark.parametrize(
-    "rubbish",
-    [bytes(range(256)) * 50, bytes(2**20), b"\x1f\x8b\x08\x00" + bytes(200), "\n".join(GOOD).encode("utf-16"), b"\xff"],
-    ids=["every byte", "zeros", "gzip", "utf-16", "one byte"],
-)
-def test_binary_rubbish(rubbish: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / FINDINGS_FILE
-    file.write_bytes(rubbish)
+    file.write_bytes("".join(f"{line}\n" for line in GOOD).encode() + RUBBISH[name])
     assert main(["report", str(tmp_path)]) == 0
-    assert "Not judged" in capsys.readouterr().out
-    file.write_bytes("".join(f"{line}\n" for line in GOOD).encode() + rubbish)
-    assert main(["report", str(tmp_path)]) == 0
+    assert "passed over" in capsys.readouterr().err
     assert read_run(file).findings == [FINDING], "what was whole before it is still read"
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x9b2J\rover\u202eback\x7f"
+
+
+def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = dict.fromkeys(("summary", "advice", "remedy"), ESCAPES) | {"where": [ESCAPES]}
+    (tmp_path / FINDINGS_FILE).write_text(
+        f"{finding(**odd)}\n{finding(**odd, code=ESCAPES)}\n{outcome(outcome=ESCAPES)}"
+    )
+    assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
+    assert main(["report", str(tmp_path / ESCAPES)]) == 2
+    assert main(["explain", ESCAPES]) == 2
+    told = capsys.readouterr()
+    with pytest.warns(StallWarning) as warned:
+        ConsoleSink()(Finding("my-own", 1, 0, "warning", ESCAPES, where=(ESCAPES,)))
+    findings, causes, _ = said(ESCAPES)
+    shown = (told.out, told.err, str(warned[0].message), render_markdown(findings, causes, "stalled", {}))
+    for text in (*shown, (tmp_path / "page.html").read_text()):
+        assert "owned" in text
+        assert not set(text) & set("\x1b\x07\x9b\r\u202e\x7f")
+
+
+def test_a_step_carries_no_script() -> None:
+    odd = Finding("my-own", "<script>alert(1)</script>", 0, "warning", "s")  # type: ignore[arg-type]
+    inert(Page(render_html([odd], [], "stalled", {}, Curves())), PAGE_TAGS | DRAWN_TAGS)
+
+
+@pytest.mark.filterwarnings("ignore::lightning_stall.sinks.console.StallWarning")
+def test_a_name_that_cannot_be_encoded_costs_no_report(tmp_path: Path) -> None:
+    class Odd(StallCallback):
+        codes = ("dead-activations",)
+
+        def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.tell("dead-activations", "Seen.", where=["\ud800"])  # as `os.fsdecode` makes of odd names of files
+
+    report = StallReport()
+    Trainer(callbacks=[Odd(), report], **{**QUIET, "default_root_dir": tmp_path}).fit(healthy(), blobs())
+    assert report.failed is None
+    for name in ("stall_report.md", "stall_report.html"):
+        assert r"\ud800" in (tmp_path / name).read_text()
+    assert read_run(tmp_path).findings[0].where == ("\ud800",)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "nowhere/stall_findings.jsonl", "folder"])

@@ -170,8 +170,13 @@ class ActivationHealth(StallCallback):
             self._look_at_first_loss()
 
     def finish(self) -> None:
-        if self.hub.gate_open:
-            self._look_at_first_loss()
+        if self.hub.gate_open or self._came_down_late():
+            self._look_at_first_loss(certain=not self.hub.gate_open)
+
+    def _came_down_late(self) -> bool:
+        """Whether most of the run's steps went into coming down to what a classifier that knows nothing has."""
+        curve, even = self.hub.curve, self.hub.labels.even_odds
+        return even is not None and 2 * sum(mean > even for mean in curve.means) > len(curve.means)
 
     @guarded
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, *rest: Any, **named: Any) -> None:
@@ -387,7 +392,7 @@ class ActivationHealth(StallCallback):
             where=[s.name for s in (*alike, *off)],
         )
 
-    def _look_at_first_loss(self) -> None:
+    def _look_at_first_loss(self, certain: bool = False) -> None:
         """Where nothing else is known: before any step a classifier knows nothing, and should be as unsure as that."""
         hub = self.hub
         first, even = hub.curve.first[0] if hub.curve.first else math.nan, hub.labels.even_odds
@@ -401,7 +406,7 @@ class ActivationHealth(StallCallback):
             f"are sure, and wrong; up to {FAR_OFF:g} times would pass.",
             advice="Make the last layer's weights smaller, so that it begins unsure:\n\n"
             "    nn.init.normal_(head.weight, std=0.02); nn.init.zeros_(head.bias)",
-            statistical=True,
+            statistical=not certain,
             evidence={
                 "first_loss": first,
                 "even_odds": even,

@@ -13,6 +13,7 @@ from torch.nn import SyncBatchNorm
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
 from lightning_stall.measure.batchnorm import leading_size
+from lightning_stall.measure.batchnorm_copies import MovingCopies
 from lightning_stall.measure.batchnorm_readings import BatchNormReadings, Rehearsal, SmallBatch, small_batches_ahead
 from lightning_stall.readings import plain_name
 from lightning_stall.remedies import batchnorm_layers
@@ -25,7 +26,7 @@ Remedy = Literal["auto", "running-statistics", "drop-batch", "sync", "group-norm
 AUTO = ("running-statistics", "re-estimate")  # what "auto" chooses from, by what is found
 
 PROBE_FROM = 16  # optimizer steps
-CODE = {"few": SMALL, "stale": STALE, "frozen": STALE}  # what holds, and the code that says so
+CODE = {"few": SMALL, "stale": STALE, "frozen": STALE, "left behind": STALE}  # what holds, and the code that says so
 
 
 class BatchNormBatchSizeGuard(StallCallback):
@@ -94,6 +95,8 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._kept = KeptBatches()
         self._rehearsal: Rehearsal | None = None
         self._refitted = self._told_new = False
+        self._copies = MovingCopies()
+        self._evaluated = False  # a validation has been made, for which any statistics should have been there
         self._harmless: set[int] = set()  # numbers of rows that leave every layer enough values
         self._undo: list[Callable[[], None]] = []
 
@@ -112,6 +115,7 @@ class BatchNormBatchSizeGuard(StallCallback):
         kept = (self.remedied, self.apart) if self.hub.step else (0, BothWays())
         self._reset(batchnorm_layers(self.hub.module), self.hub.world_size)
         self.remedied, self.apart = kept
+        self._copies = MovingCopies.of(self.hub.module, batchnorm_layers(self.hub.module), self.hub.readings.optimizers)
         self._rehearsal = Rehearsal(self.hub.trainer, self.hub.module, self.seen)
         if self._uses("running-statistics"):
             self._instead.install()
@@ -140,6 +144,9 @@ class BatchNormBatchSizeGuard(StallCallback):
     def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batch_ends()
 
+    def validated(self) -> None:
+        self._evaluated = True
+
     def check(self) -> None:
         if self.seen.layers:
             self._judge(at_end=False)
@@ -167,6 +174,7 @@ class BatchNormBatchSizeGuard(StallCallback):
             undo()
         self._undo.clear()
         self._kept.batches.clear()
+        self._copies = MovingCopies()
         self._rehearsal = None
 
     def numbers(self) -> Mapping[str, float]:
@@ -314,6 +322,8 @@ class BatchNormBatchSizeGuard(StallCallback):
             self._spare_all(few)
         self._hold("stale", verdicts.stale(layers, setting, self.apart, at_end))
         self._hold("frozen", verdicts.frozen(layers))
+        if (at_end or self._evaluated) and hub.step >= PROBE_FROM:
+            self._hold("left behind", verdicts.left_behind([plain_name(n) for n in self._copies.left_behind()]))
         if self._unfit and hub.gate_open and self._uses("re-estimate") and not at_end and not self._refitted:
             self._refitted = True
             self._reestimate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -171,8 +170,8 @@ class GradientHealth(StallCallback):
     def check(self) -> None:
         if self.last is None:
             return
-        moved = [r for r in self.hub.readings.update_ratios().values() if 0 < r < math.inf]
-        self.ratio = median(moved) if moved else 0.0
+        usual = self.hub.readings.usual_update()
+        self.ratio = 0.0 if math.isnan(usual) else usual
         self.layers = judge.layers(self.last.names, self.last.norms, self._matrices())
         self._look_for_vanishing(self.last)
 

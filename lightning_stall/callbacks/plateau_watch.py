@@ -21,6 +21,7 @@ from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
 LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
+SURE = 3.0  # standard errors by which the second half of a brief run falls
 BRIEF = 150  # optimizer steps under which a run that falls is asked whether it had hardly begun
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
@@ -328,8 +329,12 @@ class PlateauWatch(StallCallback):
         e = outcome.evidence
         if curve.n >= BRIEF or outcome.state not in ("learning", "too early", "stalled") or "baseline" not in e:
             return False
-        falls = e["fall"] > max(STEEP * abs(e["level"]), 1.5 * e["fall_error"])
-        return falls and 0.0 < e["explained"] < 0.5
+        if not 0.0 < e["explained"] < 0.5:
+            return False
+        # its last quarter shows it, or the straight line through its second half
+        steep = max(STEEP * abs(e["level"]), 1.5 * e["fall_error"])
+        fall, error = curve.fall_of_half()
+        return e["fall"] > steep or (fall > STEEP * abs(e["level"]) and fall > SURE * error)
 
     def _never_learned(self, e: Mapping[str, float]) -> str:
         against = ""

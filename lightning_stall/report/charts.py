@@ -179,7 +179,7 @@ def _marks(told: Sequence[Finding], last: float, height: float) -> Iterator[str]
 
 
 def _drawable(value: float) -> bool:
-    return abs(value) < HUGE  # neither is NaN
+    return abs(value) < HUGE  # False of NaN
 
 
 def _x(step: float, last: float) -> float:

@@ -144,7 +144,10 @@ class _Markdown:
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         lines = [header, ["---"] * len(header)]
         for row in rows:
-            cells = [_safe(cell, self._linked if name == "Where" else _quoted) for name, cell in zip(header, row, strict=True)]
+            cells = [
+                _safe(cell, self._linked if name == "Where" else _quoted)
+                for name, cell in zip(header, row, strict=True)
+            ]
             lines.append([cell.replace("|", "\\|") for cell in cells])
         self.blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_stall.diagnosis import explains, stands_alone
 from lightning_stall.finding import Finding
+from lightning_stall.outcome import LONG_ENOUGH
 from lightning_stall.trials.plan import Trials
 from lightning_stall.trials.records import Conclusion
 
@@ -31,6 +32,7 @@ OPEN = frozenset(
 
 
 LONG = 40  # optimizer steps
+RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
 
@@ -80,8 +82,27 @@ class Occasions:
 
     def _last(self) -> None:
         """The fit ends: short runs reach their verdict only here, and what nothing has helped is looked at once more."""
-        if self.hub.gate_open and not self.settled and (not self.at or self.trials.hopeless):
+        hub = self.hub
+        if self.settled:
+            return
+        if hub.gate_open and (not self.at or self.trials.hopeless):
             self._make()
+        elif not hub.gate_open and hub.mediocre and hub.curve.n >= LONG_ENOUGH and self.trials.kept.queue:
+            if hub.outcome.state == "stalled":
+                self._make(certain=True)
+            elif hub.outcome.state == "learning" and self._rushes and not self._explained():
+                self._settle(self.trials.from_scratch(), certain=True)
+
+    @property
+    def _rushes(self) -> bool:
+        """Whether the last measured step was longer than usual, for the weights that it moved."""
+        return bool(self.hub.readings.usual_update() > RUSHED)
+
+    def _explained(self) -> bool:
+        """Whether somebody has told something that no trial could question."""
+        causes = [f for f in self.hub.journal.known() if stands_alone(f)]
+        state = self.hub.outcome.state
+        return any((f.code not in OPEN or f.severity == "critical") and explains(f.code, state) for f in causes)
 
     def facts(self) -> dict[str, str]:
         """A line for the report; none where no trial was thought of."""
@@ -132,20 +153,21 @@ class Occasions:
             where=("the loss",),
         )
 
-    def _make(self) -> None:
-        hub, journal = self.hub, self.hub.journal
+    def _make(self, certain: bool = False) -> None:
+        hub = self.hub
         # those that are held back will speak as soon as this judgement is over
-        causes = [f for f in journal.known() if stands_alone(f)]
-        for f in causes:
-            if (f.code not in OPEN or f.severity == "critical") and explains(f.code, hub.outcome.state):
-                return
+        if self._explained():
+            return
         self.at, self.epoch = hub.step, hub.epoch
-        spoken = frozenset(f.code for f in causes)
-        for conclusion in self.trials.run(spoken):
-            self.settled = self.settled or conclusion.weight > 0
-            self._say(conclusion, conclusion.code in spoken)
+        spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
+        self._settle(self.trials.run(spoken), spoken, certain)
 
-    def _say(self, said: Conclusion, known: bool) -> None:
+    def _settle(self, said: Sequence[Conclusion], spoken: Set[str] = frozenset(), certain: bool = False) -> None:
+        for conclusion in said:
+            self.settled = self.settled or conclusion.weight > 0
+            self._say(conclusion, conclusion.code in spoken, certain)
+
+    def _say(self, said: Conclusion, known: bool, certain: bool = False) -> None:
         hub = self.hub
         if known:
             # another has told it: the trial speaks for or against that, and nobody is warned twice
@@ -156,4 +178,4 @@ class Occasions:
             return
         strength = said.weight * min(1.0, 0.3 + max(0.0, said.evidence.get("gain", 0.0)))
         evidence = {**said.evidence, "strength": strength}
-        self.tell(said.code, said.summary, advice=said.advice, statistical=True, evidence=evidence)
+        self.tell(said.code, said.summary, advice=said.advice, statistical=not certain, evidence=evidence)

@@ -16,7 +16,7 @@ from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
-from lightning_stall.trials.verdict import conclude
+from lightning_stall.trials.verdict import conclude, outlearnt
 
 LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
 ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
@@ -61,7 +61,7 @@ class Trials:
         hub = self.hub
         if hub.distributed:
             return  # declined anyway
-        asked = hub.baseline is None and self.pairing.open
+        asked = (hub.baseline is None and self.pairing.open) or hub.mediocre
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
         elif self.kept.queue:
@@ -106,6 +106,17 @@ class Trials:
         # of rates that do about as well, the one nearest to the present: a few batches stand for all here
         near = [f for f, gain in winners.items() if gain >= NEARLY * max(winners.values())]
         return min(near, key=lambda f: abs(math.log(f)), default=None)
+
+    def from_scratch(self, factors: Sequence[float] = (0.1, 0.01)) -> list[Conclusion]:
+        """Whether fresh weights learn more at a lower rate, in a few steps, than the run has learnt in all of its own."""
+
+        def sweep(bench: Bench, steps: int) -> None:
+            for factor in (1.0, *factors):
+                self.fits.add(bench.fit(Arm(start="fresh", factor=factor), steps))
+
+        if not self._on_a_copy(frozenset(), sweep, arms=1 + len(factors)) or self.situation is None:
+            return []
+        return outlearnt(self.situation, self.fits)
 
     @property
     def does_well(self) -> bool:
@@ -167,6 +178,7 @@ class Trials:
             rate=max((float(g.get("lr", 0.0)) for g in groups), default=math.nan) * hub.rate.factor,
             gained=e.get("gain", 0.0),
             explained=e.get("explained", e.get("gain", math.nan)),
+            moved=hub.readings.usual_update(),
             finite_steps=hub.curve.n,
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),
             targets=bench.targets,
@@ -221,9 +233,8 @@ class Trials:
         for rate in (1e-3, 1e-2):
             if not any(map(won, fits.all.values())):
                 yield Arm(start="fresh", adam=rate)
-        if any(map(won, fits.all.values())):
-            return
-        yield from self._by_heart(s, bench)
+        if not any(map(won, fits.all.values())) or s.falls_short(fits):
+            yield from self._by_heart(s, bench)
 
     def _by_heart(self, s: Situation, bench: Bench) -> Iterator[Arm]:
         """One batch at a time, with its own targets and with shuffled ones."""

@@ -14,6 +14,7 @@ from typing import Literal
 
 WIN = 0.1  # of what there was to gain, by which an arm must better the run
 SURE = 3.0  # and as many standard errors over the batches
+SHORT = 0.3  # of the variance of the targets: so much less than the samples tell is far less
 WORSE = 0.2  # of what there was to gain, by which a loss that rose has diverged
 
 
@@ -78,6 +79,7 @@ class Situation:
     shown: float = math.nan  # share of the targets' variance that nearest others, or a line, explain without the model
     bond: float = math.nan  # of samples and targets without the model, in standard deviations above shuffled ones
     explained: float = math.nan  # share of a constant predictor's loss that the run explains; `gained` without one
+    moved: float = math.nan  # median change of the weights in a step, over their size
     finite_steps: int = 0  # steps with a finite loss so far
     weights: int = 0  # trainable
     targets: int = 0  # numbers in the targets of one batch; 0 where not known
@@ -123,6 +125,11 @@ class Situation:
         of = self.level if paired else (self.reference,) * len(fit.after)
         falls = [a - b for a, b in zip(of, fit.after, strict=True)]
         return fmean(falls) > SURE * stdev(falls) / math.sqrt(len(falls))
+
+    def falls_short(self, fits: Fits) -> bool:
+        """Whether what the samples tell without the model is far more than the best of these fits has come to."""
+        gained = max((self.gain(f) for f in fits.all.values() if self.won(f)), default=0.0)
+        return self.shown - max(self.explained, 0.0) - gained > SHORT
 
     def better(self, fit: Fit, than: Fit | None) -> bool:
         """Whether one arm did better than another on the same batches, beyond noise."""

@@ -28,6 +28,7 @@ DATA = frozenset(
     }
 )
 MAYBE = 10.0  # a rate that far too low is no certain cause
+UNHEARD_OF = 0.05  # change of the weights in a step, over their size
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
 
@@ -67,7 +68,9 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
-        if (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
+        if s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF:
+            pass  # steps as long as the weights shake loose what is stuck; no rate is to blame
+        elif (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
             # many a sound rate could be ten times higher; what hinders a run at one that could not is something else
             sure = code in s.spoken or high.arm.factor > MAYBE
             said.append(_told(s, fits, code, high, same or again, weight=1.0 if sure else 0.5))
@@ -82,10 +85,18 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         if free is not None and s.won(free) and not s.won(control) and freed and not s.won(again):
             said.append(_told(s, fits, "excess-regularization", free, control))
             break
-    if not any(s.won(f) for f in fits.all.values()):
+    if not any(s.won(f) for f in fits.all.values()) or (s.falls_short(fits) and not said):
         said += _nothing_learns(s, fits)
     said += _refuted(s, fits, {c.code for c in said})
     return said
+
+
+def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
+    """Fresh weights at a lower rate have learnt more than the run, and more than fresh ones at its own rate."""
+    again, low = fits.rates("fresh").get(1.0), _best(s, fits.rates("fresh"), below=True)
+    if low is None or s.won(again) or not s.better(low, again):
+        return []
+    return [_told(s, fits, "learning-rate-too-high", low, again)]
 
 
 def _freed(s: Situation, fits: Fits, high: Fit | None) -> bool:

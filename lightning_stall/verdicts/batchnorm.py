@@ -289,3 +289,19 @@ def frozen(layers: Sequence[Layer]) -> Verdict | None:
         [x.name for x in unfit],
         statistical=True,
     )
+
+
+def left_behind(names: Sequence[str]) -> Verdict | None:
+    """Layers of a moving copy of the weights, whose statistics are still those that it began with."""
+    if not names:
+        return None
+    return Verdict(
+        STALE,
+        f"The weights of `{names[0]}` follow the training without an optimizer, as an average of weights does, and its "
+        "running statistics are still those it began with, while those of the layers that train have moved; they should "
+        "follow as well.",
+        "Copy the buffers wherever the averaged weights are updated:\n\n"
+        "    for slow, fast in zip(average.buffers(), model.buffers()):\n        slow.copy_(fast)",
+        {"layers": float(len(names)), "strength": 0.9},
+        list(names),
+    )

@@ -15,6 +15,7 @@ ENOUGH_BATCHES = 8
 ENOUGH_ROWS = 32
 ENOUGH_LOST = 128  # samples that show that a column never changes
 LOST = 0.5  # share of the columns
+DENSE = 0.9  # share of the entries of the other columns that are not 0
 LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories explain, no curve
 THROWN = 10.0  # times the usual loss or gradient norm
 BEYOND_DOUBT = 1e3  # times the usual magnitude, at which an outlier that throws the loss is told at once
@@ -207,13 +208,17 @@ def constant_inputs(
 
 
 def lost_columns(x: InputNumbers) -> Verdict | None:
-    """Most columns of a table hold one value each, as where a join or an export lost them. Sparse counts are zero where
-    nothing was counted: they do not count."""
+    """Most columns of a table hold one value each, as where a join or an export lost them.
+
+    Sparse counts are zero where nothing was counted: zeros count only where the other columns are hardly ever zero.
+    """
     if x.batches < ENOUGH_BATCHES or x.rows < ENOUGH_LOST or len(x.std) < 4 or not x.changes:
         return None
     still = [i for i, spread in enumerate(x.std) if not spread > 1e-6 * max(1.0, abs(x.mean[i]))]
     filled = sum(x.mean[i] != 0 for i in still)
-    if len(still) < LOST * len(x.std) or filled < 0.5 * len(still):
+    nonzero = (x.rms / x.nonzero_rms) ** 2 if x.nonzero_rms > 0 else 0.0  # share of all entries
+    dense = nonzero * len(x.std) - filled >= DENSE * (len(x.std) - len(still)) > 0
+    if len(still) < LOST * len(x.std) or (filled < 0.5 * len(still) and not dense):
         return None
     names = [x.columns[i] if x.columns else f"column {i}" for i in still]
     return Verdict(
