@@ -177,7 +177,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "learning-rate-too-low"),
         "the model cannot represent the task, whatever the rate",
     ),
-    Rule("categorical-as-numeric", (*_FLAT, "uninformative-targets"), "no smooth curve passes through numbered codes"),
+    Rule(
+        "categorical-as-numeric",
+        (*_FLAT, "uninformative-targets", "unscaled-inputs"),
+        "no smooth curve passes through numbered codes",
+    ),
     Rule(
         "uninformative-targets",
         (*_FLAT, "overfitting", "insufficient-capacity", "categorical-as-numeric"),

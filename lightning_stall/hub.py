@@ -38,6 +38,7 @@ DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
+FAIRLY_STRONG = 0.6
 MEDIOCRE = (
     0.5  # share of a constant predictor's loss, less than which a run that ends may have a fault that it got on with
 )
@@ -300,6 +301,8 @@ class Hub:
             self.journal.promote(self.step, self.epoch)
         elif self.half_way:
             self.journal.promote(self.step, self.epoch, least=STRONG)
+        elif self.mediocre and self.curve.n >= LONG_ENOUGH:
+            self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG)
 
     def abort(self, error: BaseException) -> None:
         """The fit died: say what is known, without the other ranks, and take everything out."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler as S
 
 from lightning_stall import PlateauWatch, StallReport
+from lightning_stall.remedies import RateScale
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 
 
@@ -270,6 +271,35 @@ def test_the_rate_is_exact_with_other_optimizers_and_loops(kind: str, make_train
     assert halves.failed is None
     assert module.seen.rates == pytest.approx([0.01] * 7 + [0.005] * 5, rel=1e-9)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01, "between steps the rate is the schedule's"
+
+
+def test_the_rate_is_scaled_once_where_a_step_calls_its_bases() -> None:
+    class Inner(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            used.append(self.param_groups[0]["lr"])
+            if broken:
+                raise RuntimeError("broken off")
+            return None
+
+    class Outer(Inner):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            return super().step(closure)
+
+    used: list[float] = []
+    broken = False
+    weight = torch.nn.Parameter(torch.ones(1))
+    Inner([weight], 1.0)  # from here on torch runs the hooks in either `step`
+    optimizer = Outer([weight], 0.1)
+    scale = RateScale({"ours": 0.5})
+    scale.install([optimizer])
+    optimizer.step()
+    broken = True
+    with pytest.raises(RuntimeError, match="broken off"):
+        optimizer.step()
+    broken = False
+    optimizer.step()
+    assert used == [0.05] * 3
+    assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 @pytest.mark.gpu

@@ -334,7 +334,8 @@ class PlateauWatch(StallCallback):
         # its last quarter shows it, or the straight line through its second half
         steep = max(STEEP * abs(e["level"]), 1.5 * e["fall_error"])
         fall, error = curve.fall_of_half()
-        return e["fall"] > steep or (fall > STEEP * abs(e["level"]) and fall > SURE * error)
+        slow = 0.5 if e["explained"] < 0.3 else 1.0  # one that has hardly begun may fall slowly as yet
+        return e["fall"] > steep or (fall > slow * STEEP * abs(e["level"]) and fall > SURE * error)
 
     def _never_learned(self, e: Mapping[str, float]) -> str:
         against = ""

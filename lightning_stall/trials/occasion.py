@@ -32,6 +32,7 @@ OPEN = frozenset(
 
 
 LONG = 40  # optimizer steps
+FEW = 60  # optimizer steps of a run that fresh weights may be set beside
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
@@ -87,16 +88,17 @@ class Occasions:
             return
         if hub.gate_open and (not self.at or self.trials.hopeless):
             self._make()
-        elif not hub.gate_open and hub.mediocre and hub.curve.n >= LONG_ENOUGH and self.trials.kept.queue:
-            if hub.outcome.state == "stalled":
+        elif not hub.gate_open and hub.mediocre and self.trials.kept.queue:
+            if hub.outcome.state == "stalled" and hub.curve.n >= LONG_ENOUGH:
                 self._make(certain=True)
-            elif hub.outcome.state == "learning" and self._rushes and not self._explained():
+            elif hub.outcome.state in ("learning", "too early") and hub.curve.n >= FEW and self._rushes:
                 self._settle(self.trials.from_scratch(), certain=True)
 
     @property
     def _rushes(self) -> bool:
-        """Whether the last measured step was longer than usual, for the weights that it moved."""
-        return bool(self.hub.readings.usual_update() > RUSHED)
+        """Whether the last measured step was longer than usual, for the weights that it moved, and nothing else is known."""
+        started = any(f.code == "bad-initialization" for f in self.hub.journal.known())  # which a fresh start shares
+        return bool(self.hub.readings.usual_update() > RUSHED) and not started and not self._explained()
 
     def _explained(self) -> bool:
         """Whether somebody has told something that no trial could question."""

@@ -16,7 +16,7 @@ from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
-from lightning_stall.trials.verdict import conclude, outlearnt
+from lightning_stall.trials.verdict import LEARNT, conclude, outlearnt
 
 LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
 ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
@@ -114,7 +114,8 @@ class Trials:
             for factor in (1.0, *factors):
                 self.fits.add(bench.fit(Arm(start="fresh", factor=factor), steps))
 
-        if not self._on_a_copy(frozenset(), sweep, arms=1 + len(factors)) or self.situation is None:
+        done = self._on_a_copy(frozenset(), sweep, arms=1 + len(factors), most=self.hub.curve.n)
+        if not done or self.situation is None:
             return []
         return outlearnt(self.situation, self.fits)
 
@@ -125,7 +126,7 @@ class Trials:
 
     # ------------------------------------------------------------------ how it is done
 
-    def _on_a_copy(self, spoken: frozenset[str], what: Any, arms: int = ARMS) -> bool:
+    def _on_a_copy(self, spoken: frozenset[str], what: Any, arms: int = ARMS, most: int = STEPS) -> bool:
         """Whether `what(bench, steps)` was begun; whichever fits it made in its time are in `fits`."""
         hub, start = self.hub, time.perf_counter()
         trainer, module = hub.trainer, hub.module
@@ -140,7 +141,7 @@ class Trials:
         def trial() -> None:
             level = bench.look()
             self.situation = self._situation(bench, level, spoken)
-            steps = min(STEPS, bench.steps_in((bench.deadline - time.perf_counter()) / arms))
+            steps = min(STEPS, most, bench.steps_in((bench.deadline - time.perf_counter()) / arms))
             if steps < FEWEST:
                 step = bench.cost * bench.window
                 raise DeclinedError(f"a step takes {step:.2g} s, too long for the {self.budget():.2g} s allowed")
@@ -169,7 +170,8 @@ class Trials:
             if max(off, 0.0 if dropout else -off) > max(6 * noise, 0.5 * abs(e["level"])):
                 raise DeclinedError(f"the copy's loss of {mean:.4g} is not the run's {e['level']:.4g}")
         return Situation(
-            state=hub.outcome.state,
+            # what has hardly moved by the end has not learnt, however straight it falls
+            state="never learned" if hub.ending and e.get("explained", 1.0) < LEARNT / 2 else hub.outcome.state,
             level=tuple(level) if finite else (),
             baseline=hub.baseline,
             floor=hub.labels.floor,

@@ -28,6 +28,7 @@ DATA = frozenset(
     }
 )
 MAYBE = 10.0  # a rate that far too low is no certain cause
+FAR_ABOVE = 3.0  # times a constant predictor's loss
 UNHEARD_OF = 0.05  # change of the weights in a step, over their size
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
@@ -43,6 +44,8 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         return []  # as it is, the run learns these batches well enough: there is nothing to explain
     said: list[Conclusion] = []
     again = fresh.get(1.0)
+    if _starts_as_badly(s, again):
+        return []  # whatever a lower rate does for it, it has to come down first
     scaled = fits.get(start="fresh", scaled=True)
     low, high = _best(s, now, below=True), _best(s, now, below=False)
     low = low if low is None or s.better(low, same) else None
@@ -124,6 +127,12 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
             return []  # it was not so that they began: they were worn away
         return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
+
+
+def _starts_as_badly(s: Situation, again: Fit | None) -> bool:
+    """Whether a bad start was told, and a fresh one begins as far above what a constant predictor has."""
+    told = "bad-initialization" in s.spoken and s.baseline is not None and again is not None and bool(again.losses)
+    return told and again.losses[0] > FAR_ABOVE * s.baseline > 0  # type: ignore[union-attr, operator]
 
 
 def _died_of_its_start(s: Situation, again: Fit | None) -> bool:
