@@ -39,6 +39,8 @@ LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 FAIRLY_STRONG = 0.6
+EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
+LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = (
     0.5  # share of a constant predictor's loss, less than which a run that ends may have a fault that it got on with
 )
@@ -513,6 +515,14 @@ class Hub:
         """Whether the run stands still well above its floor: perhaps the noise of the task, perhaps not."""
         explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
         return self.outcome.state == "converged" and explained < HALF_WAY
+
+    @property
+    def nothing_yet(self) -> bool:
+        """Whether the steps at the full rate have gained next to nothing: too early for a verdict, and late enough for a
+        remedy to be tried on a copy."""
+        e = self.outcome.evidence
+        known = e.get("explained", 0.0) if self.baseline is not None else 0.0
+        return self.curve.warm >= EARLY_ENOUGH and e.get("gain", 1.0) < LEAST_GAIN and known < LEAST_GAIN
 
     @property
     def mediocre(self) -> bool:

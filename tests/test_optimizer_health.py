@@ -176,10 +176,10 @@ def test_raises_a_rate_that_is_too_low(seed: int) -> None:
     report = watch(module, blobs(), OptimizerHealth(auto_remedy=True), max_epochs=30, seed=seed)
     watch(right, blobs(), OptimizerHealth(), max_epochs=30, seed=seed)
     assert accuracy(module) > 0.9 * accuracy(right)
-    done = [f.remedy for f in report.findings if f.remedy]
-    assert done == [
-        "raised the learning rate at step 100, to 10000 times the schedule's, as on a copy that learnt by it"
-    ]
+    (done,) = [f.remedy for f in report.findings if f.remedy]
+    step, rest = done.removeprefix("raised the learning rate at step ").split(",", 1)
+    assert 30 <= int(step) <= 100
+    assert rest == " to 10000 times the schedule's, as on a copy that learnt by it"
 
 
 def test_raises_without_trials_tenfold_at_a_time(make_trainer: Callable[..., Trainer]) -> None:

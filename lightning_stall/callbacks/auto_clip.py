@@ -222,8 +222,12 @@ class AutoClip(StallCallback):
         hub, trainer = self.hub, self.hub.trainer
         if not self.auto_remedy or TIGHT in hub.mended or self._trainers_left is None:
             return
-        if not trainer.gradient_clip_val or not any(f.code == TIGHT and f.speaks for f in hub.journal.findings):
+        told = any(f.code == TIGHT and f.speaks for f in hub.journal.findings)
+        seen = next((f for f in hub.journal.known() if f.code == TIGHT), None)
+        if not trainer.gradient_clip_val or seen is None or not (told or hub.nothing_yet):
             return
+        if not told:  # it is over as soon as it is mended, and was the cause nevertheless
+            self.tell(TIGHT, seen.summary, advice=seen.advice, evidence=seen.evidence, where=seen.where)
         before = float(trainer.gradient_clip_val)
         self._undo = before
         trainer.gradient_clip_val = before / self._trainers_left

@@ -21,6 +21,7 @@ from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
+from lightning_stall.trials.plan import STEPS
 from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
@@ -92,6 +93,7 @@ class OptimizerHealth(StallCallback):
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
         self.climb = RateClimb()
+        self._loosened_at = 0  # the step at which a limit was loosened
         self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
         self._look_anew()
 
@@ -114,6 +116,7 @@ class OptimizerHealth(StallCallback):
         self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
         self._idle_looks = 0
+        self._asked_early = False
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -242,6 +245,8 @@ class OptimizerHealth(StallCallback):
             self._judge_rate()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
+        if self.auto_remedy and not self.climb.raised_at and not self.climb.ended:
+            self._help_early()  # before anybody acts on a verdict that tells less
 
     def act(self) -> None:
         """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
@@ -261,6 +266,27 @@ class OptimizerHealth(StallCallback):
             if tried is None and limit is not None and hub.trials.does_well:
                 tried = 1 / limit["left"]  # the user's own code clips, which a copy does not run
         self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
+
+    def _help_early(self) -> None:
+        """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
+        hub = self.hub
+        if self._asked_early or hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.medians:
+            return
+        tight = any(f.code == "clipping-too-tight" for f in hub.journal.known())
+        if tight and hub.step < hub.mended.get("clipping-too-tight", hub.step) + self.climb.cooldown:
+            return  # the limit makes it slow, and is about to be loosened
+        self._asked_early, ratio = True, median(self.medians)
+        planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * hub.curve.n
+        low = rates.too_low(ratio, planned, self.rate)
+        if low is not None:
+            most = 10 * rates.times_to_raise(ratio)
+            tried = hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
+            if tried is not None:
+                self.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
+                self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
+        elif max(ratio, self.largest_early) > rates.MUCH:
+            for said in hub.trials.from_scratch((0.1, 0.01, 0.001), steps=STEPS):  # `PlateauWatch` heeds a trial
+                self.tell(said.code, said.summary, advice=said.advice, evidence={**said.evidence, "strength": 0.6})
 
     def epoch_end(self) -> None:
         """What the schedules that follow a metric have been shown."""
@@ -336,6 +362,10 @@ class OptimizerHealth(StallCallback):
         # a bias starts near zero, so that its first steps are many times its size in any run
         matrices = {n for n, p in zip(names, params, strict=True) if p.ndim >= 2}
         moved = [r for n, r in self.ratios.items() if n in matrices and 0 < r < math.inf]
+        loosened = hub.mended.get("clipping-too-tight", 0)
+        if loosened > self._loosened_at:
+            self._loosened_at = loosened
+            self.medians.clear()  # steps were short because of a limit
         if moved:
             self.medians.append(median(moved))
             del self.medians[:-8]

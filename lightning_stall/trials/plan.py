@@ -107,14 +107,14 @@ class Trials:
         near = [f for f, gain in winners.items() if gain >= NEARLY * max(winners.values())]
         return min(near, key=lambda f: abs(math.log(f)), default=None)
 
-    def from_scratch(self, factors: Sequence[float] = (0.1, 0.01)) -> list[Conclusion]:
-        """Whether fresh weights learn more at a lower rate, in a few steps, than the run has learnt in all of its own."""
+    def from_scratch(self, factors: Sequence[float] = (0.1, 0.01), steps: int | None = None) -> list[Conclusion]:
+        """Whether fresh weights learn more at a lower rate, in as many steps at most, than the run in all of its own."""
 
         def sweep(bench: Bench, steps: int) -> None:
             for factor in (1.0, *factors):
                 self.fits.add(bench.fit(Arm(start="fresh", factor=factor), steps))
 
-        done = self._on_a_copy(frozenset(), sweep, arms=1 + len(factors), most=self.hub.curve.n)
+        done = self._on_a_copy(frozenset(), sweep, arms=1 + len(factors), most=steps or self.hub.curve.n)
         if not done or self.situation is None:
             return []
         return outlearnt(self.situation, self.fits)
