@@ -102,6 +102,7 @@ class Hub:
             list(trainer.optimizers),
             accumulate=trainer.accumulate_grad_batches if module.automatic_optimization else 1,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
+            rate_scale=self.rate,
         )
         # a checkpoint written at the end of the first batch does not count it yet; Lightning adds it after this
         self.step = self._steps_done(trainer) or int(trainer.global_step > 0)
@@ -433,7 +434,6 @@ class Hub:
         return noted
 
     def _read_loss(self, loss: Tensor) -> None:
-        self.readings.rate_factor = self.rate.factor
         self.readings.before_backward(loss)
         if self.checking or self.here <= LOOK_AT_LABELS:
             try:

@@ -36,6 +36,10 @@ class RateScale:
         """What the schedule's rate is multiplied by."""
         return math.prod(self.factors.values())
 
+    def due(self, optimizer: Optimizer) -> float:
+        """What the rate in this optimizer's groups is yet to be multiplied by: 1 within a step, where it has been."""
+        return 1.0 if id(optimizer) in self._saved else self.factor
+
     def install(self, optimizers: Iterable[Optimizer]) -> None:
         """Put the hook pair on these optimizers (once)."""
         self.remove()

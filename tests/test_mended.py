@@ -338,3 +338,17 @@ def test_a_rate_too_low_stays_without_a_remedy() -> None:
     assert top(report) == "learning-rate-too-low"
     assert done(report) == []
     assert accuracy(module) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_rate_far_too_high_is_lowered_to_what_fresh_weights_have_borne(seed: int) -> None:
+    torch.manual_seed(seed)
+    module, members = Classifier(mlp(depth=3), rate=10.0), family(True)
+    report = watch(module, blobs(), *members, max_epochs=8, seed=seed)
+    (remedy,) = done(report)
+    assert remedy.endswith("at step 30, and went back to the weights it began with")
+    assert accuracy(module) > 0.9
+    assert [c.code for c in report.causes] == ["learning-rate-too-high"]
+    (health,) = [m for m in members if isinstance(m, OptimizerHealth)]
+    assert health.scheduled == 10.0, "what a remedy makes of the rate is not the schedule's doing"
+    assert health.rate < 0.2
