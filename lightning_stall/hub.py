@@ -24,7 +24,7 @@ from lightning_stall.logbook import Logbook
 from lightning_stall.measure.by_hand import LossNotes
 from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.measure.quiet import compiled
-from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, judge, paired
+from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, State, judge, paired
 from lightning_stall.readings import Readings, StepReading, planned_steps
 from lightning_stall.remedies import RateScale, swap
 from lightning_stall.sinks import ConsoleSink, JsonlSink
@@ -38,7 +38,6 @@ DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
-FAIRLY_STRONG = 0.6
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
 LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = (
@@ -50,6 +49,8 @@ UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run th
 LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
 
+FLEETING = ("never learned", "oscillating")  # what a single look at a noisy loss may mistake it for
+LOOKS = 3  # judgements, of which two must be alike where one may be mistaken
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
 
 _HEAD = 6  # numbers in front of the losses in the row that ranks exchange
@@ -87,6 +88,8 @@ class Hub:
         self.curve = LossCurve(horizon=planned_steps(trainer))
         self.labels = Labels()
         self.outcome = Outcome()
+        self._looks: list[State] = []  # the last judgements, some steps apart
+        self._looked_at = 0  # the step of the last of them
         self.well_at = 0  # the last step at which the outcome was not bad
         self.baseline: float | None = None
         self.mastered = math.nan  # share of the errors of a constant class that are made no more (see `Labels`)
@@ -302,10 +305,8 @@ class Hub:
     def _promote_last(self) -> None:
         if self.gate_open:
             self.journal.promote(self.step, self.epoch)
-        elif self.half_way:
+        elif self.half_way or (self.mediocre and self.curve.n >= LONG_ENOUGH):
             self.journal.promote(self.step, self.epoch, least=STRONG)
-        elif self.mediocre and self.curve.n >= LONG_ENOUGH:
-            self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG)
 
     def abort(self, error: BaseException) -> None:
         """The fit died: say what is known, without the other ranks, and take everything out."""
@@ -372,6 +373,7 @@ class Hub:
             "journal": self.journal.state_dict(),
             "baseline": self.baseline,
             "outcome": [self.outcome.state, self.outcome.step, dict(self.outcome.evidence)],
+            "looks": [self._looked_at, *self._looks],
             # of several ranks the first one's alone: what waits for them to meet
             "pending": [(finding.to_dict(), statistical) for finding, statistical in self._pending],
             "series": [list(pair) for pair in self._series],
@@ -383,6 +385,7 @@ class Hub:
         self.baseline = state["baseline"]
         verdict, step, evidence = state["outcome"]
         self.outcome = Outcome(verdict, step, evidence)
+        self._looked_at, *self._looks = state.get("looks", [0])
         self._holding = set(self.journal.told)
         for loss, rate in state.get("series", []):
             if self.distributed:
@@ -495,6 +498,15 @@ class Hub:
         return bool(asked.minds(self)) or (waits and asked.found is None)
 
     def _set_outcome(self, outcome: Outcome) -> None:
+        if self.step >= self._looked_at + JUDGE_EVERY // 2 or not self._looks:
+            self._looks = [*self._looks[1 - LOOKS :], outcome.state]
+            self._looked_at = self.step
+        else:
+            self._looks[-1] = outcome.state
+        calm = self.outcome.state == "stalled" or not self.outcome.bad
+        new = outcome.state in FLEETING and calm and not self.distributed and not self.ending
+        if new and self._looks.count(outcome.state) < 2:
+            outcome = Outcome(self.outcome.state, outcome.step, outcome.evidence)  # perhaps noise: the next look tells
         self.outcome = outcome
         if not outcome.bad:
             self.well_at = self.step
