@@ -105,7 +105,7 @@ class Hub:
             list(trainer.optimizers),
             accumulate=trainer.accumulate_grad_batches if module.automatic_optimization else 1,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
-            rate_scale=self.rate,
+            yet_to_scale=self.rate.due,
         )
         # a checkpoint written at the end of the first batch does not count it yet; Lightning adds it after this
         self.step = self._steps_done(trainer) or int(trainer.global_step > 0)

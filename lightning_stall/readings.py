@@ -32,7 +32,6 @@ from lightning_stall.measure.gradients import (
 from lightning_stall.measure.graph import forward_order
 from lightning_stall.measure.quiet import untouched
 from lightning_stall.measure.updates import WeightSample
-from lightning_stall.remedies import RateScale
 
 _UNKNOWN = object()  # not yet looked at
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
@@ -166,7 +165,7 @@ class Readings:
     _mail: _Mail = field(default_factory=_Mail)
     _posted: set[int] = field(default_factory=set)  # optimizers that have posted in this batch
     _rates: dict[int, float] = field(default_factory=dict)
-    rate_scale: RateScale | None = None
+    yet_to_scale: Callable[[Optimizer], float] = lambda _: 1.0  # what the rate in the groups is yet to be multiplied by
     updates: dict[str, Tensor] = field(default_factory=dict)  # parameter -> update-to-weight ratio, at the last check
     _samples: dict[int, tuple[list[str], WeightSample]] = field(default_factory=dict)
     _copies: Any = _UNKNOWN
@@ -288,7 +287,7 @@ class Readings:
     def _rate(self, optimizer: Optimizer) -> float:
         """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""
         rates = [group.get("lr", 0.0) for group in optimizer.param_groups]
-        factor = 1.0 if self.rate_scale is None else self.rate_scale.due(optimizer)
+        factor = self.yet_to_scale(optimizer)
         if len(rates) == 1 and type(rates[0]) is float:
             return rates[0] * factor
         on_host = [float(r) for r in rates if not isinstance(r, Tensor) or r.device.type == "cpu"]
