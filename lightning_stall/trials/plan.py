@@ -61,7 +61,8 @@ class Trials:
         hub = self.hub
         if hub.distributed:
             return  # declined anyway
-        asked = (hub.baseline is None and self.pairing.open) or hub.mediocre
+        ends = hub.mediocre and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
+        asked = ends or (hub.baseline is None and self.pairing.open)
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
         elif self.kept.queue:
