@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_stall.catalogue import CATALOGUE, check_codes
-from lightning_stall.errors import LightningCallback, require
+from lightning_stall.errors import LightningCallback, of_a_worker, require
 from lightning_stall.finding import Finding, Severity
 from lightning_stall.hub import DEFAULT_EVERY, Hub
 from lightning_stall.readings import StepReading
@@ -275,7 +275,9 @@ class StallCallback(LightningCallback):
         if hub is not None and hub.active and hub.members[0] is self:
             try:
                 getattr(hub, moment)(*args)
-            except Exception:
+            except Exception as error:
+                if of_a_worker(error) and moment not in ("abort", "close"):
+                    raise
                 hub.broke(traceback.format_exc())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

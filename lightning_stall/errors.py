@@ -49,3 +49,13 @@ def require(ok: bool, name: str, got: Any, way_out: str) -> None:
     """Raise `MisconfigurationException` unless `ok`: "`patience` is -1; give a whole number of at least 1"."""
     if not ok:
         raise MisconfigurationException(f"`{name}` is {got!r}; {way_out}")
+
+
+def of_a_worker(error: BaseException) -> bool:
+    """Whether this is torch's word of a loader's worker that has died. It comes by a signal, wherever the program is just
+    then: in our code, too, where it is as little ours as anywhere else."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    return where == "torch.utils.data._utils.signal_handling"

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_stall.errors import of_a_worker
 from lightning_stall.finding import Finding
 from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
@@ -50,6 +51,7 @@ LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
 
 FLEETING = ("never learned", "oscillating")  # what a single look at a noisy loss may mistake it for
+LAST_VERBS = ("aborted", "conclude", "detach")  # called while the run ends, come what may
 LOOKS = 3  # judgements, of which two must be alike where one may be mistaken
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
 
@@ -635,7 +637,9 @@ class Hub:
                 continue
             try:
                 call(*args)
-            except Exception:
+            except Exception as error:
+                if of_a_worker(error):
+                    raise
                 member.fail(traceback.format_exc())
 
     def guard(self, member: StallCallback, verb: str, *args: Any, call: Any = None, **kwargs: Any) -> Any:
@@ -644,7 +648,9 @@ class Hub:
             return None
         try:
             return getattr(member, verb)(*args, **kwargs) if call is None else call(member, *args, **kwargs)
-        except Exception:
+        except Exception as error:
+            if of_a_worker(error) and verb not in LAST_VERBS:
+                raise
             member.fail(traceback.format_exc())
             return None
 
@@ -652,7 +658,9 @@ class Hub:
         """Our own part, guarded: where it fails, every callback of ours stops and the training goes on."""
         try:
             return what(*args)
-        except Exception:
+        except Exception as error:
+            if of_a_worker(error) and self.active and not self.ending:
+                raise
             self._stop(traceback.format_exc())
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
-from twin_runs import Made, Program, ranks, twins
+from twin_runs import PIPES, Made, Program, ranks, twins
 
-from lightning_stall import StallReport, stall_callbacks
+from lightning_stall import DataStarvationMonitor, StallCallback, StallReport, stall_callbacks
 from lightning_stall.callback import VERBS
 from lightning_stall.finding import Finding
 from lightning_stall.hub import Hub
@@ -292,3 +293,30 @@ def test_a_rank_that_dies_ends_the_others_as_without_us(how: str, tmp_path: Path
     lines = (tmp_path / "watched" / FINDINGS_FILE).read_text()
     assert "nonfinite" in lines, "what was known is on disk"
     assert (tmp_path / "watched" / "stall_report.md").exists()
+
+
+# ---------------------------------------------------------------------- what comes by a signal while our code runs
+
+
+class Busy(StallCallback):
+    """Is at work when the loader's worker is killed: torch's word of it then comes up in this very line."""
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.hub.step == 3:
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_dies_while_our_code_runs_ends_the_run_as_ever(make_trainer: Callable[..., Any]) -> None:
+    busy, monitor = Busy(), DataStarvationMonitor()
+    loader = blobs(num_workers=1, multiprocessing_context="fork")
+    trainer = make_trainer([busy, monitor])
+    with pytest.raises(PIPES, match=r"killed by signal|Connection|Broken|EOF"):
+        trainer.fit(Classifier(mlp()), loader)
+    assert busy.failed is None, "it is no fault of ours"
+    assert monitor.failed is None
+    assert monitor.hub.step == 3
