@@ -39,7 +39,7 @@ MODEL: tuple[Page, ...] = (
     ),
     Page(
         "constant-inputs",
-        "a column, or the whole input, is the same for every sample of the batches seen.",
+        "most columns, or the whole input, are the same for every sample of the batches seen.",
         "`__getitem__` that ignores its index, integer division of bytes, a dead sensor.",
         "Padding, masks, a column that is rare and does vary.",
         "x = images // 255",
@@ -143,7 +143,8 @@ MODEL: tuple[Page, ...] = (
     ),
     Page(
         "insufficient-capacity",
-        "gradients, rate and data are healthy, and the model cannot fit even a small fixed part of the data.",
+        """gradients, rate and data are healthy, and the model cannot fit even a small fixed part of the data, where a sample's
+        nearest others or a straight line explain far more.""",
         "A bottleneck, a linear model for what is not linear.",
         "A loss at the noise of its targets.",
         "net = nn.Linear(2, 2)  # for two spirals",

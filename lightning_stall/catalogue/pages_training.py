@@ -16,7 +16,8 @@ TRAINING: tuple[Page, ...] = (
     Page(
         "vanishing-gradients",
         """at several checks in a row the layers near the input receive gradients an element ten thousand times smaller than
-        those near the output, or all gradients are below what an optimizer can use, while the outcome is bad.""",
+        those near the output, or less from layer to layer over many of them while nothing is learnt, or all gradients are
+        below what an optimizer can use; while the outcome is bad.""",
         "Many sigmoid or tanh layers, weights that are too small, no residual path.",
         "Frozen layers, gradients that are small because the loss is near its floor.",
         "layers = [m for _ in range(12) for m in (nn.Linear(32, 32), nn.Sigmoid())]",
@@ -169,8 +170,10 @@ TRAINING: tuple[Page, ...] = (
     ),
     Page(
         "batchnorm-stale-statistics",
-        "running statistics lie far from those of the batches, and the loss in evaluation mode shows it.",
-        "Few steps, a momentum too small, sorted batches, data that changes between training and validation.",
+        """running statistics lie far from those of the batches, and the loss in evaluation mode shows it; or a copy whose
+        weights follow the training keeps the statistics that it began with.""",
+        """Few steps, a momentum too small, sorted batches, data that changes between training and validation, an average of
+        the weights without the buffers.""",
         "The first steps, before averages can have followed.",
         "nn.BatchNorm1d(64, momentum=1e-4)",
         "nn.BatchNorm1d(64)  # momentum 0.1",
