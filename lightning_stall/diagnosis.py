@@ -37,7 +37,11 @@ RULES: tuple[Rule, ...] = (
         (*_BROKEN, *_LOSS, "dead-activations"),
         "the operation makes the first non-finite value itself",
     ),
-    Rule("corrupt-samples", (*_WILD, *_BROKEN, *_FLAT, "unscaled-inputs"), "outliers throw the loss and the gradients"),
+    Rule(
+        "corrupt-samples",
+        (*_WILD, *_BROKEN, *_FLAT, "unscaled-inputs", "dead-activations", "learning-rate-too-low"),
+        "outliers throw the loss, the gradients and the weights, to where units pass nothing on",
+    ),
     Rule(
         "unscaled-inputs",
         (
