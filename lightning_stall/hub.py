@@ -41,9 +41,7 @@ HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only str
 STRONG = 0.9
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
 LEAST_GAIN = 0.02  # share of what there was to gain
-MEDIOCRE = (
-    0.5  # share of a constant predictor's loss, less than which a run that ends may have a fault that it got on with
-)
+MEDIOCRE = 0.5  # share of a constant predictor's loss, less than which a run may end with a fault that it got on with
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
 SETTLED = 4  # the optimizer step by which it is known what kind of loss is trained
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
