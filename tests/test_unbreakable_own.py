@@ -305,7 +305,7 @@ class Busy(StallCallback):
         if self.hub.step == 3:
             (worker,) = multiprocessing.active_children()
             os.kill(worker.pid or 0, signal.SIGKILL)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 5
             while time.monotonic() < end:
                 pass
 
