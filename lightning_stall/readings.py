@@ -167,6 +167,7 @@ class Readings:
     _rates: dict[int, float] = field(default_factory=dict)
     yet_to_scale: Callable[[Optimizer], float] = lambda _: 1.0  # what the rate in the groups is yet to be multiplied by
     updates: dict[str, Tensor] = field(default_factory=dict)  # parameter -> update-to-weight ratio, at the last check
+    _ratios: dict[str, float] = field(default_factory=dict)  # the same on the host, once they were asked for
     _samples: dict[int, tuple[list[str], WeightSample]] = field(default_factory=dict)
     _copies: Any = _UNKNOWN
 
@@ -312,17 +313,17 @@ class Readings:
 
     def measure_updates(self) -> None:
         """How far the steps since `sample_weights` have moved the weights; on the device until it is read."""
-        self.updates = {}
+        self.updates, self._ratios = {}, {}
         for names, sample in self._samples.values():
             self.updates.update(zip(names, sample.ratios(), strict=False))
         self._samples.clear()
 
     def update_ratios(self) -> dict[str, float]:
         """Norm of the last measured change over the norm of the weights, by parameter (at checks only: it waits)."""
-        if not self.updates:
-            return {}
-        ratios = torch.stack(list(self.updates.values())).tolist()
-        return dict(zip(self.updates, ratios, strict=True))
+        if self.updates and not self._ratios:
+            ratios = torch.stack(list(self.updates.values())).tolist()
+            self._ratios = dict(zip(self.updates, ratios, strict=True))
+        return self._ratios
 
     def usual_update(self) -> float:
         """The median of these over the parameters that moved; NaN where none did (at checks only: it waits)."""

@@ -113,9 +113,10 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     def begin(self) -> None:
         kept = (self.remedied, self.apart) if self.hub.step else (0, BothWays())
-        self._reset(batchnorm_layers(self.hub.module), self.hub.world_size)
+        layers = batchnorm_layers(self.hub.module)
+        self._reset(layers, self.hub.world_size)
         self.remedied, self.apart = kept
-        self._copies = MovingCopies.of(self.hub.module, batchnorm_layers(self.hub.module), self.hub.readings.optimizers)
+        self._copies = MovingCopies.of(self.hub.module, layers, self.hub.readings.optimizers)
         self._rehearsal = Rehearsal(self.hub.trainer, self.hub.module, self.seen)
         if self._uses("running-statistics"):
             self._instead.install()

@@ -261,11 +261,22 @@ class OptimizerHealth(StallCallback):
                 return
         tried = None
         if hub.trials is not None:
-            most = 10 * rates.times_to_raise(ratio)
-            tried = hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
+            tried = self._higher_rate(ratio)
             if tried is None and limit is not None and hub.trials.does_well:
                 tried = 1 / limit["left"]  # the user's own code clips, which a copy does not run
         self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
+
+    @property
+    def _planned(self) -> float:
+        """Optimizer steps in all; ten times those made where that is not known."""
+        curve = self.hub.curve
+        return curve.horizon if math.isfinite(curve.horizon) else 10.0 * max(curve.n, 1)
+
+    def _higher_rate(self, ratio: float) -> float | None:
+        """How many times a copy bore the rate, and learnt by it, at this update-to-weight ratio."""
+        most = 10 * rates.times_to_raise(ratio)
+        found: float | None = self.hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
+        return found
 
     def _help_early(self) -> None:
         """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
@@ -276,11 +287,9 @@ class OptimizerHealth(StallCallback):
         if tight and hub.step < hub.mended.get("clipping-too-tight", hub.step) + self.climb.cooldown:
             return  # the limit makes it slow, and is about to be loosened
         self._asked_early, ratio = True, median(self.medians)
-        planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * hub.curve.n
-        low = rates.too_low(ratio, planned, self.rate)
+        low = rates.too_low(ratio, self._planned, self.rate)
         if low is not None:
-            most = 10 * rates.times_to_raise(ratio)
-            tried = hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
+            tried = self._higher_rate(ratio)
             if tried is not None:
                 self.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
                 self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
@@ -519,7 +528,7 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         state, e = hub.outcome.state, hub.outcome.evidence
         ratio = median(self.medians) if self.medians else math.nan
-        planned = hub.curve.horizon if math.isfinite(hub.curve.horizon) else 10.0 * max(hub.curve.n, 1)
+        planned = self._planned
         spent = self.scheduled <= schedules.DEAD * self.top_rate
         flat = state in ("never learned", "stalled") and not spent
         groups = hub.readings.optimizers[0].param_groups

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from lightning_stall.measure.batches import Field
-from lightning_stall.measure.quiet import quiet
+from lightning_stall.measure.quiet import compiled, quiet
 
 MOST_ENTRIES = 8
 NORMALISING = ("BatchNorm", "SyncBatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
@@ -45,7 +45,7 @@ class EntryHooks:
         """Watch every layer that holds weights itself and has no children that do; not in a compiled model."""
         self.remove()
         self._seen = []
-        if _compiled(module):
+        if compiled(module):
             return
         memory = {f.tensor.untyped_storage().data_ptr(): f.name for f in reversed(fields)}
         for name, layer in module.named_modules():
@@ -96,12 +96,3 @@ def _numbers(x: Tensor) -> Tensor:
         smallest = torch.where(std > 0, std, torch.full_like(std, math.inf)).min()
         spreads = std.max() / smallest
     return torch.stack([values.square().mean().sqrt(), spreads])
-
-
-def _compiled(module: Module) -> bool:
-    if getattr(module, "_compiler_ctx", None) is not None:
-        return True
-    return any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
-        for m in module.modules()
-    )

@@ -71,9 +71,9 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
-        if s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF:
-            pass  # steps as long as the weights shake loose what is stuck; no rate is to blame
-        elif (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken:
+        told = (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken
+        # steps as long as the weights shake loose what is stuck, and then no rate is to blame
+        if told and not (s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF):
             # many a sound rate could be ten times higher; what hinders a run at one that could not is something else
             sure = code in s.spoken or high.arm.factor > MAYBE
             said.append(_told(s, fits, code, high, same or again, weight=1.0 if sure else 0.5))
@@ -131,8 +131,9 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
 
 def _starts_as_badly(s: Situation, again: Fit | None) -> bool:
     """Whether a bad start was told, and a fresh one begins as far above what a constant predictor has."""
-    told = "bad-initialization" in s.spoken and s.baseline is not None and again is not None and bool(again.losses)
-    return told and again.losses[0] > FAR_ABOVE * s.baseline > 0  # type: ignore[union-attr, operator]
+    if "bad-initialization" not in s.spoken or s.baseline is None or again is None or not again.losses:
+        return False
+    return again.losses[0] > FAR_ABOVE * s.baseline > 0
 
 
 def _died_of_its_start(s: Situation, again: Fit | None) -> bool:
