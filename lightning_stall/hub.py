@@ -533,8 +533,12 @@ class Hub:
         """Whether the steps at the full rate have gained next to nothing: too early for a verdict, and late enough for a
         remedy to be tried on a copy."""
         e = self.outcome.evidence
-        known = e.get("explained", 0.0) if self.baseline is not None else 0.0
-        return self.curve.warm >= EARLY_ENOUGH and e.get("gain", 1.0) < LEAST_GAIN and known < LEAST_GAIN
+        if self.curve.warm < EARLY_ENOUGH:
+            return False
+        if self.baseline is None:
+            return e.get("gain", 1.0) < LEAST_GAIN
+        # an output layer that has found its level has gained something, and learnt nothing
+        return e.get("explained", 1.0) < LEAST_GAIN and (e.get("gain", 1.0) < LEAST_GAIN or self.curve.level_lately)
 
     @property
     def mediocre(self) -> bool:

@@ -26,6 +26,7 @@ WORSE = 0.95  # times its start and a constant predictor's, that most steps of a
 SHARED = 0.1  # share of the first loss, from which on it has fallen by what samples have in common at least
 MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
+LATELY = 12  # optimizer steps, that are set beside as many before them
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
 
 
@@ -99,6 +100,12 @@ class LossCurve:
     def warm(self) -> float:
         """Steps since the learning rate reached its height; what still rises in the second half warms nothing up."""
         return self.n - min(self.rising_until, 0.5 * self.horizon)
+
+    @property
+    def level_lately(self) -> bool:
+        """Whether the last `LATELY` steps were no better, beyond noise, than as many before them."""
+        before, now = self.recent[-2 * LATELY : -LATELY], self.recent[-LATELY:]
+        return len(before) == LATELY and fmean(before) - fmean(now) < 2 * self.noise() * math.sqrt(2 / LATELY)
 
     def fall_of_half(self) -> tuple[float, float]:
         """How far the straight line through the second half of the curve falls in a quarter of it; its standard error."""

@@ -269,7 +269,9 @@ class WeightsSnapshot:
     def take(self, module: Module, optimizers: Iterable[Optimizer], step: int) -> None:
         """Copy everything. Waits for the device."""
         with torch.no_grad():
-            alive = [*module.parameters(), *module.buffers()]
+            alive = [*module.parameters(), *(b for _, b in module.named_buffers())]
+            if any(map(is_lazy, alive)):
+                return  # the first forward pass will make them
             self.tensors = [(t, t.detach().to("cpu", copy=True)) for t in alive]
             self.states = [
                 {p: {k: _copied(v) for k, v in state.items()} for p, state in optimizer.state.items()}

@@ -1,4 +1,5 @@
-"""Two remedies for bad batches: leave out the step they spoilt, and standardise inputs that are far from unit scale."""
+"""Remedies for bad batches: leave out the step they spoilt, fill what is not finite where most batches hold such
+values, and standardise inputs that are far from unit scale."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_stall.measure.batches import replace_tensors
-from lightning_stall.measure.columns import FieldWatch
+from lightning_stall.measure.columns import FieldWatch, is_table
 from lightning_stall.measure.entries import Entry
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers, swap
 
@@ -60,6 +61,7 @@ class Standardizer:
     what a dataset holds is not changed.
     """
 
+    put: type[InputScale] | None = None  # what stands in front; `InputScale` where None
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     layers: dict[str, list[str]] = field(default_factory=dict)  # field -> the layers that it enters
     _undo: dict[str, Callable[[], None]] = field(default_factory=dict, repr=False)
@@ -69,14 +71,26 @@ class Standardizer:
         found = watch.statistics()
         if found is None:
             return False
-        self.statistics[name] = found
-        mine = [e for e in entries if e.field == name]
-        if mine and all(not found[0].ndim or e.shape == tuple(watch.shape) for e in mine):
-            self.layers[name] = [e.module for e in mine]
+        self._take(name, found, tuple(watch.shape), entries)
         return True
 
+    def fit_finite(self, name: str, x: Tensor, entries: Sequence[Entry] = ()) -> None:
+        """Take the mean of what is finite in this field of one batch, by column of a table, 0 where nothing is."""
+        known = torch.where(x.isfinite(), x, torch.nan).float()
+        mean = torch.nan_to_num(known.nanmean(0) if is_table(x) else known.nanmean())
+        self._take(name, (mean, torch.ones_like(mean)), tuple(x.shape[1:]), entries)
+
+    def _take(
+        self, name: str, found: tuple[Tensor, Tensor], shape: tuple[int, ...], entries: Sequence[Entry]
+    ) -> None:
+        self.statistics[name] = found
+        mine = [e for e in entries if e.field == name]
+        if mine and all(not found[0].ndim or e.shape == shape for e in mine):
+            self.layers[name] = [e.module for e in mine]
+
     def __call__(self, batch: Any) -> Any:
-        left = {name: InputScale(*s) for name, s in self.statistics.items() if name not in self.layers}
+        put = self.put or InputScale
+        left = {name: put(*s) for name, s in self.statistics.items() if name not in self.layers}
         return replace_tensors(batch, left) if left else batch
 
     def attach(self, module: Module) -> None:
@@ -84,9 +98,10 @@ class Standardizer:
         for name, paths in self.layers.items():
             for path in paths:
                 layer = module.get_submodule(path)
-                known = any(isinstance(hook, InputScale) for hook in layer._forward_pre_hooks.values())
+                put = self.put or InputScale
+                known = any(type(hook) is put for hook in layer._forward_pre_hooks.values())
                 if not known:
-                    layer.register_forward_pre_hook(InputScale(*self.statistics[name]), with_kwargs=True)
+                    layer.register_forward_pre_hook(put(*self.statistics[name]), with_kwargs=True)
 
     def install(self, strategy: Any, stages: Sequence[str]) -> None:
         """Stand in front of these stages' steps ("training", "validation" ...), once."""
@@ -139,3 +154,14 @@ class InputScale:
         if first is not None:
             given[first] = self(given[first])
         return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
+
+
+class InputFill(InputScale):
+    """`mean` in the place of values that are not finite, of one tensor or in front of a layer."""
+
+    def __call__(self, x: Any, args: Any = None, kwargs: Any = None) -> Any:
+        if isinstance(x, Module):
+            return self._in_front(args, kwargs)
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        return torch.where(x.isfinite(), x, self.mean.to(x.device, x.dtype, non_blocking=True))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 ENOUGH = 5e-4  # update-to-weight ratio from which on the rate is raised no more
-LEAP = 1e-5  # the ratio up to which the first raise may go at once: weights so moved are hardly another model
+LEAP = 1e-4  # the ratio up to which a raise may go at once: weights so moved are hardly another model
+SOON = 10  # optimizer steps, after which a raise that has hardly moved the weights may be followed by the next
 TIMES = 10.0
 
 
@@ -27,12 +28,16 @@ class RateClimb:
     level: float = math.nan  # of the loss before the last raise
     ended: bool = False
     tried: bool = False  # the raise has been tried on a copy, and is the last
+    goal: float = 0.0  # times the schedule's rate up to which it is raised, however far steps move the weights
 
-    def begin(self, step: int, ratio: float, level: float, tried: float | None = None) -> str | None:
+    def begin(
+        self, step: int, ratio: float, level: float, tried: float | None = None, goal: float = 0.0
+    ) -> str | None:
         """The rate is too low at this update-to-weight ratio: raise it, to `tried` times where a copy has borne that.
 
         Returns what was done.
         """
+        self.goal = goal
         if self.ended or self.raised_at or not 0 < ratio < ENOUGH:
             return None
         if tried is not None:
@@ -49,15 +54,18 @@ class RateClimb:
             level: mean loss since the last raise.
             noise: standard deviation of a mean over as many steps.
         """
-        if self.ended or not self.raised_at or step < self.raised_at + self.cooldown:
+        cooldown = self.cooldown if ratio >= LEAP else SOON
+        if self.ended or not self.raised_at or step < self.raised_at + cooldown:
             return None
-        if not level <= self.level + 3 * noise:
+        # steps that hardly move the weights make nothing worse
+        if not level <= self.level + 3 * noise and (ratio >= LEAP or not math.isfinite(level)):
             was, self.factor, self.ended = self.factor, self.last, True
             return f"took the raise of step {self.raised_at} back, from {was:g} to {self.factor:g} times the schedule's rate"
-        if ratio >= ENOUGH or self.tried:
+        left = self.goal / self.factor
+        if self.tried or (ratio >= ENOUGH and left < 1.5):
             self.ended = True
             return None
-        return self._raise(step, TIMES, level)
+        return self._raise(step, TIMES if ratio < ENOUGH else min(TIMES, left), level)
 
     def _raise(self, step: int, times: float, level: float) -> str:
         self.last, self.factor = self.factor, self.factor * times

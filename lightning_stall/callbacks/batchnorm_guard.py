@@ -154,14 +154,18 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     @guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._due_for_new_ones() and not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            return
+        if self._due_for_new_ones():
             self._reestimate()
+        self._bring_copies()
 
     def finish(self) -> None:
         if self.seen.layers:
             self._judge(at_end=True)
         if self._due_for_new_ones() and (self.remedy == "auto" or not self.hub.trainer.enable_validation):
             self._reestimate()
+        self._bring_copies()
 
     def aborted(self, error: BaseException) -> None:
         self._instead.release()
@@ -323,7 +327,7 @@ class BatchNormBatchSizeGuard(StallCallback):
             self._spare_all(few)
         self._hold("stale", verdicts.stale(layers, setting, self.apart, at_end))
         self._hold("frozen", verdicts.frozen(layers))
-        if (at_end or self._evaluated) and hub.step >= PROBE_FROM:
+        if (at_end or self._evaluated) and hub.step >= PROBE_FROM and not self._copies.brought:
             self._hold("left behind", verdicts.left_behind([plain_name(n) for n in self._copies.left_behind()]))
         if self._unfit and hub.gate_open and self._uses("re-estimate") and not at_end and not self._refitted:
             self._refitted = True
@@ -381,6 +385,18 @@ class BatchNormBatchSizeGuard(StallCallback):
             top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
             self.apart.update(hub.step, *losses, top, hub.curve.noise())
             hub.evaluates_apart = self.apart.streak >= verdicts.IN_A_ROW
+
+    def _bring_copies(self) -> None:
+        """Give a moving copy's layers the statistics of those that it copies, before they are evaluated by."""
+        if not self._uses("re-estimate") or self.hub.step < PROBE_FROM:
+            return
+        again = bool(self._copies.brought)
+        behind = [] if again else self._copies.left_behind()
+        found = verdicts.left_behind([plain_name(n) for n in behind])
+        if (found is not None or again) and self._copies.bring(behind):
+            self.remedied += 1
+            if found is not None:
+                self._tell(found, "copied the statistics of the layers that they follow, as before each evaluation")
 
     def _reestimate(self) -> None:
         """Average the statistics of the last batches, at the weights as they are."""

@@ -15,7 +15,7 @@ from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
 from lightning_stall.journal import MADE_HERE
 from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, total_norm
-from lightning_stall.measure.instability import ModuleWatch, find
+from lightning_stall.measure.instability import ModuleWatch, find, take_for_zero
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
@@ -24,6 +24,8 @@ from lightning_stall.verdicts import gradients as judge
 from lightning_stall.verdicts.gradients import Layer
 from lightning_stall.verdicts.inputs import Verdict
 
+OFTEN = 2  # steps that the slopes of one operation have spoilt, from which on it is done without them
+NEVER = 3  # the same where it is not known which operation, and no step has had a finite gradient
 SCALER_PATIENCE = 20  # non-finite steps in a row that a GradScaler needs to find its scale from 2**16 down
 KEPT = ("spikes", "first", "recent", "skipped", "leapt_at", "decays", "decay_at_first")  # across a checkpoint
 REMEMBER = 200  # optimizer steps for which a leap stays evidence
@@ -84,6 +86,9 @@ class GradientHealth(StallCallback):
         self.steepness = 0.0  # of the first gradient: its norm times that of the weights over the loss
         self.looked_along = False  # the sequences it reads
         self.found_operation = False
+        self.slope: str | None = None  # the operation whose slope is infinite, empty where it is not known which
+        self.filling = False  # such slopes are taken for 0
+        self.bad_slopes = 0  # steps that such slopes have spoilt
         self.runs_again = False  # a module is to be searched for before the next step
         self.searched = False  # for the operation that made the first value that is no number
         self.made_here: bool | None = None  # of several ranks, whether this one's batch made the gradient that is bad
@@ -105,6 +110,8 @@ class GradientHealth(StallCallback):
             self._buffers.take()
 
     def before_backward(self, loss: Tensor) -> None:
+        if self.filling and self.slope is not None:
+            take_for_zero(loss, self.slope)
         if self.searched:
             return
         value = self.hub.readings.loss_here
@@ -240,6 +247,8 @@ class GradientHealth(StallCallback):
         self.told_bad = True
         self.bad_in_a_row += 1
         remedy = self._remedy_done(reading, bool(bad_params))
+        if remedy is not None and not bad_losses:
+            remedy = self._fill_slopes(reading) or remedy
         if bad_losses:
             self._tell_bad_loss(reading, bad_losses, remedy)
         elif not reading.scaled or self.bad_in_a_row > SCALER_PATIENCE:
@@ -283,6 +292,7 @@ class GradientHealth(StallCallback):
             self.runs_again = not in_gradient
             return
         self.found_operation = True
+        self.slope = found.kind if in_gradient else None
         names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}
         layer = names.get(found.source, "").rpartition(".")[0]
         where = f"after `{layer}`" if layer else "in the loss"
@@ -353,6 +363,17 @@ class GradientHealth(StallCallback):
             self._buffers.restore(bad)
         if self.hub.readings.scaler is None:
             self._control.skip(optimizer, bad)
+
+    def _fill_slopes(self, reading: StepReading) -> str | None:
+        """Where one operation spoils step after step, do without its slopes that are not finite; what was done."""
+        self.bad_slopes += 1
+        never = not self.first and self.bad_slopes == NEVER and self.slope is None and not self.runs_again
+        if never and all(bool(p.isfinite().all()) for p in self.hub.module.parameters()):
+            self.slope = ""
+        if self.filling or self.slope is None or self.bad_slopes < OFTEN:
+            return None
+        self.filling = True
+        return f"took slopes that are not finite for 0, from step {reading.step + 1} on"
 
     def _remedy_done(self, reading: StepReading, bad_gradients: bool) -> str | None:
         if not self.auto_remedy or not bad_gradients or reading.scaled:

@@ -19,7 +19,7 @@ from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_r
 from lightning_stall.measure.batches import Field, fields
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
-from lightning_stall.remedies_inputs import LeaveOut, Standardizer
+from lightning_stall.remedies_inputs import InputFill, LeaveOut, Standardizer
 from lightning_stall.sinks import themes
 from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
@@ -32,6 +32,7 @@ KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
 LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen, where epochs are endless
 SCALES = frozenset({"unscaled-inputs", "disparate-feature-scales"})
 STICKY = frozenset({"corrupt-samples", "unshuffled-data"})  # what was seen was there, though it may not come again
+MANY_BAD = 4  # batches with values that are not finite, from which on those are filled where most batches hold some
 FITTING = ("training", "validation")
 EVALUATIONS = {"validate": "validation", "test": "test", "predict": "predict"}
 LEFT_OUT = "left out each step with such a batch before it reached the weights, and put BatchNorm's statistics back"
@@ -99,6 +100,7 @@ class InputHealth(StallCallback):
         )
         self.standardize = standardize
         self.standardizer = Standardizer()
+        self.filler = Standardizer(InputFill)
         self.skipped = 0  # of earlier fits of this run
         self.kept_limits: dict[str, Tensor] = {}
         self._reset()
@@ -116,6 +118,7 @@ class InputHealth(StallCallback):
         self._first_losses: list[float] = []
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._norms: deque[tuple[int, float]] = deque(maxlen=KEPT)
+        self._seen = self._bad_batches = 0  # batches looked at for values that are not finite, and those that had some
         self._hurt: Tensor | None = None  # on an accelerator: the first step that such a batch spoilt, or -1
         self._before: Tensor | float | None = None  # the gradient norm of the step before
         self._remedy: LeaveOut | None = None
@@ -129,9 +132,10 @@ class InputHealth(StallCallback):
         if not hub.step:
             self.skipped = 0
             self.standardizer = Standardizer()
+            self.filler = Standardizer(InputFill)
         if self.auto_remedy:
             self._remedy = LeaveOut(hub.module, self.skipped, hub.readings.scaler is not None)
-        if self.standardizer.statistics:
+        if self.standardizer.statistics or self.filler.statistics:
             self._stand_in_front(FITTING)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
@@ -143,12 +147,37 @@ class InputHealth(StallCallback):
         if starts:
             watch.bad_here, watch.bad, watch.far_here = False, None, False
         watch.look(self._found, hub.step, hub.epoch, batch_idx)
+        if self._remedy is not None and hub.may_wait and not hub.distributed:
+            self._count_bad()
         if self._remedy is not None:
             self._remedy.before_batch(starts, watch.bad_here | watch.far_here, always=hub.distributed)
         if hub.checking and hub.checks <= 2 and not watch.roles.certain:
             watch.watch_entries(hub.module, self._found)
         else:
             watch.close()
+
+    def _count_bad(self) -> None:
+        """Where most batches hold values that are not finite, leaving them out would leave nothing: fill them."""
+        self._seen += 1
+        if self.watch.bad_here is False:
+            return
+        holes = [f for f in self._found if f.floating and not bool(f.tensor.isfinite().all())]
+        self._bad_batches += bool(holes)
+        if self._bad_batches < MANY_BAD or 2 * self._bad_batches < self._seen:
+            return
+        fresh = [f for f in holes if f.name in self.watch.roles.inputs and f.name not in self.filler.statistics]
+        for f in fresh:
+            self.filler.fit_finite(f.name, f.tensor, self.watch.entries)
+        if fresh:
+            self._stand_in_front(FITTING)
+            self.tell(
+                "nonfinite-inputs",
+                f"{self._bad_batches} of {self._seen} batches held values that are not finite: too many to leave out.",
+                severity="info",
+                evidence={"batches": float(self._bad_batches), "of": float(self._seen)},
+                where=[f.name for f in fresh],
+                remedy=f"put the mean of the others in the place of such values, from step {self.hub.step} on",
+            )
 
     def before_backward(self, loss: Tensor) -> None:
         if self._measured:
@@ -347,28 +376,35 @@ class InputHealth(StallCallback):
 
     def _stand_in_front(self, stages: Sequence[str]) -> None:
         hub = self.hub
-        self.standardizer.attach(hub.module)
-        self.standardizer.install(hub.trainer.strategy, stages)
+        for each in (self.standardizer, self.filler):
+            each.attach(hub.module)
+            each.install(hub.trainer.strategy, stages)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self.standardize and stage in EVALUATIONS:
-            self.standardizer.install(trainer.strategy, [EVALUATIONS[stage]])
+        if stage in EVALUATIONS:
+            for each in (self.standardizer if self.standardize else None, self.filler if self.auto_remedy else None):
+                if each is not None:
+                    each.install(trainer.strategy, [EVALUATIONS[stage]])
 
     def _evaluate(self, trainer: Any, pl_module: Any) -> None:
         """A checkpoint has been read by now, for a test of its own."""
-        if self.standardize:
-            with suppress(Exception):  # layers of another model, which has its own
+        with suppress(Exception):  # layers of another model, which has its own
+            if self.standardize:
                 self.standardizer.attach(pl_module)
+            if self.auto_remedy:
+                self.filler.attach(pl_module)
 
     on_validation_start = on_test_start = on_predict_start = _evaluate
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         self.standardizer.remove()
+        self.filler.remove()
 
     def detach(self) -> None:
         self.watch.close()
         self.standardizer.remove()
+        self.filler.remove()
         if self._remedy is not None:
             self._remedy.remove()
             self.skipped = self._remedy.skipped
@@ -384,14 +420,21 @@ class InputHealth(StallCallback):
 
     def state(self) -> dict[str, Any]:
         skipped = self._remedy.skipped if self._remedy is not None else self.skipped
-        return {"skipped": skipped, "standardizer": self.standardizer.state_dict(), "limits": dict(self.watch.limits)}
+        return {
+            "skipped": skipped,
+            "standardizer": self.standardizer.state_dict(),
+            "filler": self.filler.state_dict(),
+            "limits": dict(self.watch.limits),
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.skipped = state["skipped"]
         self.kept_limits = state.get("limits", {})
         self.standardizer.load_state_dict(state["standardizer"])
+        self.filler.load_state_dict(state.get("filler", {}))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         with suppress(Exception):  # a fit loads it again, and says what it cannot read
             self.standardizer.load_state_dict(state_dict["own"]["standardizer"])  # for a test of its own
+            self.filler.load_state_dict(state_dict["own"].get("filler", {}))

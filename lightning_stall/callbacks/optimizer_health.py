@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
+from lightning_stall.hub import EARLY_ENOUGH
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
@@ -26,6 +27,7 @@ from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
 
+HARDLY = 0.02  # relative way that all steps together can move the weights, under which no copy need be asked
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 
 _KEPT = (  # in a checkpoint
@@ -116,7 +118,7 @@ class OptimizerHealth(StallCallback):
         self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
         self._idle_looks = 0
-        self._asked_early = False
+        self._asked_early = self._unlimited = False
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -235,6 +237,8 @@ class OptimizerHealth(StallCallback):
         if hub.distributed and hub.curve.recent:
             self._grow(hub.curve.recent)  # the mean of all ranks
         if self.climb.raised_at and not self.climb.ended:
+            if not self.climb.tried and self._limit is not None:
+                self.climb.goal = 1 / self._limit["left"]
             ratio = median(self.medians) if self.medians else 0.0
             noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(self.climb.cooldown)
             if self.medians or hub.curve.bad_steps:  # a check has measured the new rate
@@ -253,18 +257,34 @@ class OptimizerHealth(StallCallback):
         hub, ratio, self._slow = self.hub, self._slow, None
         if ratio is None or not self.auto_remedy or not hub.gate_open or self.climb.raised_at or self.climb.ended:
             return
-        limit = next((f.evidence for f in hub.journal.known() if f.code == "clipping-too-tight"), None)
+        limit = self._limit
+        if limit is None or not self._to_be_loosened:
+            self._begin_climb(ratio, self._tried(ratio, limit), limit)
+
+    def _begin_climb(self, ratio: float, tried: float | None, limit: Mapping[str, float] | None) -> None:
+        goal = 1 / limit["left"] if limit is not None else 0.0
+        self._climbed(self.climb.begin(self.hub.step, ratio, self._level(), tried, goal))
+
+    @property
+    def _limit(self) -> Mapping[str, float] | None:
+        """What is known of a gradient limit that is too tight."""
+        return next((f.evidence for f in self.hub.journal.known() if f.code == "clipping-too-tight"), None)
+
+    @property
+    def _to_be_loosened(self) -> bool:
+        """Whether the Trainer's limit is another's to loosen, and that has not been done, or only just now."""
+        hub = self.hub
         loosens = any("clipping-too-tight" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
-        if limit is not None and loosens and hub.trainer.gradient_clip_val:
-            mended = hub.mended.get("clipping-too-tight", hub.step)
-            if hub.step < mended + self.climb.cooldown:
-                return
-        tried = None
-        if hub.trials is not None:
-            tried = self._higher_rate(ratio)
-            if tried is None and limit is not None and hub.trials.does_well:
-                tried = 1 / limit["left"]  # the user's own code clips, which a copy does not run
-        self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
+        mended = hub.mended.get("clipping-too-tight", hub.step)
+        return bool(loosens and hub.trainer.gradient_clip_val and hub.step < mended + self.climb.cooldown)
+
+    def _tried(self, ratio: float, limit: Mapping[str, float] | None) -> float | None:
+        """How many times a copy bore the rate; where it learnt as it is, the user's own limit is what it was rid of."""
+        trials = self.hub.trials
+        if trials is None:
+            return None
+        tried = self._higher_rate(ratio)
+        return 1 / limit["left"] if tried is None and limit is not None and trials.does_well else tried
 
     @property
     def _planned(self) -> float:
@@ -281,21 +301,30 @@ class OptimizerHealth(StallCallback):
     def _help_early(self) -> None:
         """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
         hub = self.hub
-        if self._asked_early or hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.medians:
+        if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.medians:
             return
-        tight = any(f.code == "clipping-too-tight" for f in hub.journal.known())
-        if tight and hub.step < hub.mended.get("clipping-too-tight", hub.step) + self.climb.cooldown:
+        limit, ratio = self._limit, median(self.medians)
+        if limit is not None and self._to_be_loosened:
             return  # the limit makes it slow, and is about to be loosened
-        self._asked_early, ratio = True, median(self.medians)
         low = rates.too_low(ratio, self._planned, self.rate)
-        if low is not None:
-            tried = self._higher_rate(ratio)
-            if tried is not None:
-                self.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
-                self._climbed(self.climb.begin(hub.step, ratio, self._level(), tried))
-        elif max(ratio, self.largest_early) > rates.MUCH:
+        if low is not None and (not self._asked_early or (self._unlimited and limit is not None)):
+            self._raise_early(low, ratio, limit)
+        elif not self._asked_early and low is None and max(ratio, self.largest_early) > rates.MUCH:
+            self._asked_early = True
             for said in hub.trials.from_scratch((0.1, 0.01, 0.001), steps=STEPS):  # `PlateauWatch` heeds a trial
                 self.tell(said.code, said.summary, advice=said.advice, evidence={**said.evidence, "strength": 0.6})
+
+    def _raise_early(self, low: Verdict, ratio: float, limit: Mapping[str, float] | None) -> None:
+        """Raise a rate that can lead nowhere, where a copy bears it, or where none can be asked and it is very low."""
+        trials, asked = self.hub.trials, self._asked_early
+        tried = 1 / limit["left"] if asked and limit is not None else self._tried(ratio, limit)
+        declined = trials.declined is not None and not asked
+        self._unlimited = not asked and tried is None and not declined and trials.does_well  # of a limit in user code
+        self._asked_early = not declined or self.hub.curve.warm >= 2 * EARLY_ENOUGH
+        if tried is not None or (declined and (limit is not None or low.evidence["reach"] < HARDLY)):
+            self._asked_early = True
+            self.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
+            self._begin_climb(ratio, tried, limit)
 
     def epoch_end(self) -> None:
         """What the schedules that follow a metric have been shown."""

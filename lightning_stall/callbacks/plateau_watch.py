@@ -28,6 +28,9 @@ PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
 TOO_SLOW = ("learning-rate-too-low", "clipping-too-tight")  # causes of a plateau that a lower rate makes worse
 THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
+THREW = 0.2  # change of the weights in a step, over their size, that leaves nothing of how they began
+USUAL = 0.02  # and the most that is usual in first steps
+LEAST_CUT = 0.02  # of the rate, at once
 LOST = 3  # optimizer steps in a row without a finite loss after which the weights are given up
 MEASURE = 20  # optimizer steps whose mean loss stands for "before" and "after" a cut
 
@@ -190,10 +193,10 @@ class PlateauWatch(StallCallback):
     def act(self) -> None:
         if self.auto_remedy:
             self._judge_reduction()
-            if not self._begin_again() and not self._heed_trial():
+            if not self._begin_again() and not self._heed_trial() and not self._heed_first_steps():
                 self._treat(self.flat)
             well = self.hub.outcome.state in ("learning", "converged") and self.hub.step >= self.rests_until
-            if self.rollback and well and self.hub.step > 1.5 * self.good.step + 50:
+            if self.rollback and (not self.good.taken or (well and self.hub.step > 1.5 * self.good.step + 50)):
                 self._keep()
 
     def finish(self) -> None:
@@ -496,6 +499,35 @@ class PlateauWatch(StallCallback):
             severity="info",
             evidence={"rate_before": rate, "rate_after": now, "level": e.get("run", math.nan)},
             remedy=f"reduced the learning rate from {rate:.3g} to {now:.3g} at step {hub.step}{back}",
+        )
+        return True
+
+    def _heed_first_steps(self) -> bool:
+        """Where no copy can be asked: what the first steps threw about begins anew, with steps of a usual length."""
+        hub = self.hub
+        first = self.first if self.first.taken else self.good
+        asked = hub.trials is not None and hub.trials.declined is None
+        if asked or self.tried_at or not self.rollback or not hub.gate_open or not (first.taken and first.step == 0):
+            return False
+        high = next((f for f in hub.journal.known() if f.code == "learning-rate-too-high"), None)
+        ratio = high.evidence.get("ratio", 0.0) if high is not None else 0.0
+        if hub.outcome.state not in ("stalled", "never learned") or ratio < THREW:
+            return False
+        rate, self.tried_at = self._rate() * hub.rate.factor, hub.step
+        self.scale *= max(LEAST_CUT, USUAL / ratio)
+        self._apply()
+        first.restore(hub.readings.optimizers)
+        hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
+        self.changed_at, self.rests_until = 0, hub.step + (self.cooldown or 50)
+        self.plateau.since = self.plateau.failed = 0
+        now = self._rate() * hub.rate.factor
+        self.tell(
+            "loss-plateau",
+            f"The first steps moved the weights by {ratio:.2g} times their size; {USUAL:g} is usual at most.",
+            severity="info",
+            evidence={"rate_before": rate, "rate_after": now, "ratio": ratio},
+            remedy=f"reduced the learning rate from {rate:.3g} to {now:.3g} at step {hub.step}, and went back to the weights "
+            "it began with",
         )
         return True
 

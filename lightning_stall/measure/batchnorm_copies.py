@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ class MovingCopies:
     layers: Sequence[tuple[str, _BatchNorm]] = ()
     _began: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)  # weight, mean and variance by layer
     _followers: list[str] = field(default_factory=list)
+    brought: dict[str, str] = field(default_factory=dict)  # layers that were brought up to others' statistics: whose
 
     @classmethod
     def of(
@@ -44,11 +46,35 @@ class MovingCopies:
         own = [(n, m) for n, m in self.layers if n in self._followers and m.num_features in sizes]
         return [n for n, _ in own if moved[n][0] and not any(moved[n][1:])]
 
+    def bring(self, names: Iterable[str]) -> int:
+        """Give these layers the statistics of the trained ones that they copy, and do so again; how many there are.
+
+        Which one is copied is told by the end of its name and by its size.
+        """
+        trained = {n: m for n, m in self.layers if n not in self._followers}
+        sizes = dict(self.layers)
+        for name in names:
+            alike = [n for n, m in trained.items() if m.num_features == sizes[name].num_features]
+            whose = max(alike, key=lambda n: _shared_end(n, name), default=None)
+            if whose is not None and _shared_end(whose, name):
+                self.brought[name] = whose
+        with torch.no_grad():
+            for name, whose in self.brought.items():
+                for own, theirs in zip(sizes[name].buffers(), trained[whose].buffers(), strict=False):
+                    own.copy_(theirs)
+        return len(self.brought)
+
     def _moved(self, name: str, layer: _BatchNorm) -> list[bool]:
         now = _numbers(layer)
         if now is None:
             return [False] * 3
         return [a.shape == b.shape and not torch.equal(a, b) for a, b in zip(now, self._began[name], strict=True)]
+
+
+def _shared_end(one: str, other: str) -> int:
+    """How many parts of two dotted names agree, from the last on."""
+    pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _numbers(layer: _BatchNorm) -> list[Tensor] | None:

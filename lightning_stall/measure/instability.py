@@ -24,12 +24,14 @@ class Instability:
         mend: an expression that would have been safe.
         source: id of the nearest parameter in front of it, 0 where there is none.
         order: autograd's number of the node; the smallest came first.
+        kind: autograd's name of it.
     """
 
     operation: str
     mend: str
     source: int
     order: int
+    kind: str = ""
 
 
 SQUARES = 1e19  # in float32; beyond, a slope that divides by the square is 0, or no number
@@ -49,8 +51,27 @@ def find(loss: Tensor, in_gradient: bool = False) -> Instability | None:
         rule = _rule(node.name())
         verdict = rule(node, in_gradient) if rule is not None else None
         if verdict is not None:
-            found.append(Instability(*verdict, source=in_front(node)[0], order=node._sequence_nr()))
+            found.append(Instability(*verdict, source=in_front(node)[0], order=node._sequence_nr(), kind=node.name()))
     return min(found, key=lambda i: i.order) if found else None
+
+
+def take_for_zero(loss: Tensor, kind: str) -> None:
+    """In the backward pass of this loss, have slopes of such operations that are not finite taken for 0.
+
+    The gradient of a sum over samples is lost by one of them; so it is that of all the others. No wait.
+
+    Args:
+        loss: before its backward pass.
+        kind: autograd's name of the operation, as `find` gave it; empty for every operation.
+    """
+    for node in nodes(loss.grad_fn):
+        if node.name() == kind or (not kind and not hasattr(node, "variable")):
+            node.register_hook(_without_holes)
+
+
+def _without_holes(into: tuple[Tensor | None, ...], out: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    dense = [g is not None and g.layout is torch.strided for g in into]
+    return tuple(torch.nan_to_num(g, 0.0, 0.0, 0.0) if d else g for g, d in zip(into, dense, strict=True))  # type: ignore[arg-type]
 
 
 def _rule(name: str) -> Rule | None:

@@ -51,6 +51,7 @@ class Occasions:
     at: int = field(default=0, init=False)  # optimizer step of the last trials; 0 before any
     epoch: int = field(default=-1, init=False)  # and their epoch
     settled: bool = field(default=False, init=False)  # a cause was borne out
+    hurried: bool = field(default=False, init=False)  # fresh weights were set beside a run of long steps, on its way
     paired: bool = field(default=False, init=False)  # told what a deal of the targets has shown
 
     @property
@@ -60,6 +61,9 @@ class Occasions:
     def judged(self) -> None:
         """There is a new verdict on the outcome."""
         self._say_pairing()
+        if not self.hurried and not self.settled and self.trials.ready and self._stuck and self._rushes:
+            self.hurried = True
+            self._settle(self.trials.from_scratch((0.1, 0.01, 0.001)))
         # what was not settled in one epoch is seldom settled in the next
         if (
             not self.settled
@@ -95,6 +99,12 @@ class Occasions:
                 self._settle(self.trials.from_scratch(), certain=True)
 
     @property
+    def _stuck(self) -> bool:
+        """Whether the run has stopped gaining with most of its task before it."""
+        hub = self.hub
+        return hub.mediocre and hub.curve.warm >= FEW and hub.curve.level_lately
+
+    @property
     def _rushes(self) -> bool:
         """Whether the last measured step was longer than usual, for the weights that it moved, and nothing else is known."""
         started = any(f.code == "bad-initialization" for f in self.hub.journal.known())  # which a fresh start shares
@@ -113,11 +123,11 @@ class Occasions:
         return {"trials": f"{self.trials.made} fits in {self.trials.spent:.2g} s"} if self.trials.made else {}
 
     def state(self) -> dict[str, int]:
-        return {"at": self.at, "epoch": self.epoch, "settled": self.settled}
+        return {"at": self.at, "epoch": self.epoch, "settled": self.settled, "hurried": self.hurried}
 
     def load_state(self, state: dict[str, int]) -> None:
         self.at, self.epoch = state.get("at", 0), state.get("epoch", -1)
-        self.settled = bool(state.get("settled", False))
+        self.settled, self.hurried = bool(state.get("settled", False)), bool(state.get("hurried", False))
 
     def _say_pairing(self) -> None:
         """What was seen when a copy's targets were dealt out anew: all met all, or a loss without a bottom."""

@@ -157,7 +157,7 @@ class Sandbox:
             for p in self.module.parameters():
                 if id(p) not in covered and p.is_floating_point() and not bool(p.isfinite().all()):
                     p.normal_(0.0, 0.02)
-            for b in self.module.buffers():
+            for _, b in self.module.named_buffers():
                 if b.is_floating_point() and not bool(b.isfinite().all()):
                     b.zero_()
         self.optimizer.state.clear()
