@@ -48,7 +48,7 @@ UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run th
 LOST = -0.5  # the same for a run that was too short to be judged
 JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart from checks
 
-FLEETING = ("never learned", "oscillating")  # what a single look at a noisy loss may mistake it for
+FLEETING = ("never learned", "oscillating", "diverging")  # what a single look at a noisy loss may mistake it for
 LAST_VERBS = ("aborted", "conclude", "detach")  # called while the run ends, come what may
 LOOKS = 3  # judgements, of which two must be alike where one may be mistaken
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
@@ -121,6 +121,7 @@ class Hub:
         self.notes: LossNotes | None = None if compiled(module) else LossNotes()
         self._undo = swap(trainer.strategy, "training_step", self._noting)
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
+        self.cleared_at = 0  # the last step whose gradients a remedy took away, so that it was not made
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
         self.checking = False  # whether this step is one at which any callback checks
         self.active = True

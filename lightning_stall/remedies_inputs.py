@@ -42,11 +42,12 @@ class LeaveOut:
         if not self._buffers.taken and (bad if known else window_starts):
             self._buffers.take()
 
-    def apply(self, optimizer: Optimizer, bad: Tensor) -> None:
-        """Leave this step out where `bad`, a device scalar, is true."""
+    def apply(self, optimizer: Optimizer, bad: Tensor) -> bool:
+        """Leave this step out where `bad`, a device scalar, is true; whether the host knows that it was."""
         self._buffers.restore(bad)
-        if not self.scaled and self._control.skip(optimizer, bad):
-            self.skipped += 1
+        known = not self.scaled and bool(self._control.skip(optimizer, bad))
+        self.skipped += known
+        return known
 
     def remove(self) -> None:
         self._control.remove()
@@ -80,9 +81,7 @@ class Standardizer:
         mean = torch.nan_to_num(known.nanmean(0) if is_table(x) else known.nanmean())
         self._take(name, (mean, torch.ones_like(mean)), tuple(x.shape[1:]), entries)
 
-    def _take(
-        self, name: str, found: tuple[Tensor, Tensor], shape: tuple[int, ...], entries: Sequence[Entry]
-    ) -> None:
+    def _take(self, name: str, found: tuple[Tensor, Tensor], shape: tuple[int, ...], entries: Sequence[Entry]) -> None:
         self.statistics[name] = found
         mine = [e for e in entries if e.field == name]
         if mine and all(not found[0].ndim or e.shape == shape for e in mine):
@@ -90,7 +89,8 @@ class Standardizer:
 
     def __call__(self, batch: Any) -> Any:
         put = self.put or InputScale
-        left = {name: put(*s) for name, s in self.statistics.items() if name not in self.layers}
+        # what fills holes may do so twice, and where the input is the target too, it must
+        left = {name: put(*s) for name, s in self.statistics.items() if self.put or name not in self.layers}
         return replace_tensors(batch, left) if left else batch
 
     def attach(self, module: Module) -> None:

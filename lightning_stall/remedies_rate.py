@@ -30,9 +30,7 @@ class RateClimb:
     tried: bool = False  # the raise has been tried on a copy, and is the last
     goal: float = 0.0  # times the schedule's rate up to which it is raised, however far steps move the weights
 
-    def begin(
-        self, step: int, ratio: float, level: float, tried: float | None = None, goal: float = 0.0
-    ) -> str | None:
+    def begin(self, step: int, ratio: float, level: float, tried: float | None = None, goal: float = 0.0) -> str | None:
         """The rate is too low at this update-to-weight ratio: raise it, to `tried` times where a copy has borne that.
 
         Returns what was done.

@@ -330,8 +330,8 @@ class AutoClip(StallCallback):
     def _leave_out(self, optimizer: Optimizer, bad: Tensor | bool) -> None:
         if self._buffers is not None:
             self._buffers.restore(bad)
-        if self.hub.readings.scaler is None:
-            self._control.skip(optimizer, bad, wait=self.exact_skip)
+        if self.hub.readings.scaler is None and self._control.skip(optimizer, bad, wait=self.exact_skip):
+            self.hub.cleared_at = self.hub.step
 
     def _step_used(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         watched = self._watched.get(id(optimizer))

@@ -361,8 +361,8 @@ class GradientHealth(StallCallback):
         bad = ~torch.isfinite(total)
         if self._buffers is not None:
             self._buffers.restore(bad)
-        if self.hub.readings.scaler is None:
-            self._control.skip(optimizer, bad)
+        if self.hub.readings.scaler is None and self._control.skip(optimizer, bad):
+            self.hub.cleared_at = self.hub.step
 
     def _fill_slopes(self, reading: StepReading) -> str | None:
         """Where one operation spoils step after step, do without its slopes that are not finite; what was done."""

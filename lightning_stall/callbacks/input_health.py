@@ -202,7 +202,7 @@ class InputHealth(StallCallback):
         self._before = reading.total if reading.known is None else reading.known
         together = self._remedy is not None and self.hub.distributed  # all ranks leave a step out, or none
         if self._remedy is not None and self.watch.far_here is not False:
-            self._remedy.apply(optimizer, torch.as_tensor(self.watch.far_here, device=reading.total.device))
+            self._apply(optimizer, torch.as_tensor(self.watch.far_here, device=reading.total.device))
             if self.watch.far_here is True:
                 self.hub.spared.add(self.hub.step)
                 self._before = before
@@ -221,8 +221,12 @@ class InputHealth(StallCallback):
         elif bool(spoilt):
             self._tell_nonfinite(self.watch.bad)
         if self._remedy is not None:
-            self._remedy.apply(optimizer, broken if together else broken & bad)
+            self._apply(optimizer, broken if together else broken & bad)
             self._before = before  # what this step would have done was not done
+
+    def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
+        if self._remedy is not None and self._remedy.apply(optimizer, bad):
+            self.hub.cleared_at = self.hub.step
 
     def observe(self, reading: StepReading) -> None:
         if reading.loss is not None:
@@ -398,13 +402,13 @@ class InputHealth(StallCallback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
+        self.filler.remove()  # the last to be installed is the first to go
         self.standardizer.remove()
-        self.filler.remove()
 
     def detach(self) -> None:
         self.watch.close()
+        self.filler.remove()  # the last to be installed is the first to go
         self.standardizer.remove()
-        self.filler.remove()
         if self._remedy is not None:
             self._remedy.remove()
             self.skipped = self._remedy.skipped

@@ -170,7 +170,8 @@ class OptimizerHealth(StallCallback):
             if key not in self._found and any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self._found.add(key)
             there = self._there.pop(key, None)
-            if there is not None:  # what the backward pass left, and the step does not find
+            if there is not None and hub.cleared_at != hub.step:
+                # what the backward pass left, and the step does not find
                 gone = torch.logical_and(there, ~leftover(optimizer))
                 self._gone.setdefault(key, []).append(gone)
             if hub.looking and self._hooks:
@@ -185,7 +186,7 @@ class OptimizerHealth(StallCallback):
     def _step_made(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Gradients are still there after a step, unless a hook of the user's has cleared them for it."""
         shown = self._shown.pop(id(optimizer), None)
-        if shown is not None and self._hub is not None:
+        if shown is not None and self._hub is not None and self._hub.cleared_at != self._hub.step:
 
             def look(_: Any) -> None:
                 self._emptied.setdefault(id(optimizer), []).append(torch.logical_and(shown, ~leftover(optimizer)))
@@ -304,6 +305,8 @@ class OptimizerHealth(StallCallback):
         if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.medians:
             return
         limit, ratio = self._limit, median(self.medians)
+        if hub.trainer.gradient_clip_val and hub.here <= LOOK:
+            return  # by the check of that step it is known whether this limit is what makes it slow
         if limit is not None and self._to_be_loosened:
             return  # the limit makes it slow, and is about to be loosened
         low = rates.too_low(ratio, self._planned, self.rate)

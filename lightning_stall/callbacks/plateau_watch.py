@@ -123,6 +123,7 @@ class PlateauWatch(StallCallback):
         self.was_flat = False  # the last reduction was for a plateau
         self.level_before = math.nan
         self.rests_until = 0
+        self.finite_then = -1  # steps with a finite loss when the rate was last reduced, less those gone back on
         self.value = math.nan
         self.warned = False
         self.good = WeightsSnapshot()
@@ -240,6 +241,7 @@ class PlateauWatch(StallCallback):
             "was_flat",
             "level_before",
             "rests_until",
+            "finite_then",
             "value",
             "undone",
             "mended_at",
@@ -410,6 +412,8 @@ class PlateauWatch(StallCallback):
         # where another leaves such steps out, the weights are still what they were
         spared = any("nonfinite-gradients" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
         if hub.curve.bad_steps >= (PATIENT if spared else LOST) and self.rollback:
+            if self.finite_then == hub.curve.n:
+                return  # not one step since the last cut has had a finite loss: no rate is to blame
             reason = "loss-diverging"  # no gradient leads back from weights that are not numbers
         # a plateau of the training loss needs a bad outcome too: a converged run has earned its plateau
         if reason is None and plateau and (self.monitor is not None or hub.gate_open):
@@ -435,6 +439,7 @@ class PlateauWatch(StallCallback):
         old, self.scale = self.scale, scale
         self._apply()
         back = self._go_back() if swift and self.rollback else ""
+        self.finite_then = hub.curve.n
         self.plateau.since = self.plateau.failed = 0
         self.tell(
             reason,
