@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-ENOUGH = 5e-4  # update-to-weight ratio from which on the rate is raised no more
+ENOUGH = 1e-3  # update-to-weight ratio from which on the rate is raised no more
 LEAP = 1e-4  # the ratio up to which a raise may go at once: weights so moved are hardly another model
 SOON = 10  # optimizer steps, after which a raise that has hardly moved the weights may be followed by the next
 TIMES = 10.0

@@ -188,8 +188,7 @@ def test_raises_without_trials_tenfold_at_a_time(make_trainer: Callable[..., Tra
     module, health = healthy(rate=1e-7), OptimizerHealth(auto_remedy=True)
     with pytest.warns(StallWarning):
         make_trainer([health], max_epochs=30).fit(module, blobs())
-    assert (health.climb.factor, health.climb.tried) == (10000.0, False)
-    assert health.climb.raised_at <= 150
+    assert (health.climb.factor, health.climb.raised_at, health.climb.tried) == (10000.0, 140, False)
     assert accuracy(module) > 0.9
 
 
