@@ -201,6 +201,18 @@ class Overfitting(Detector):
         latest = self.values[-self.patience :]
         return fell and min(latest) > self.best + self.allowed
 
+    def left_behind(self, baseline: float) -> bool:
+        """Whether training has learnt nearly all, validation less than half, and that for half of the run.
+
+        Args:
+            baseline: a constant predictor's loss, above 0.
+        """
+        half = len(self.values) // 2
+        if half < 2 * self.patience or not baseline > 0 or not self.train_now < 0.1 * baseline:
+            return False
+        still = min(self.values[:half]) - self.best < 0.1 * baseline
+        return still and self.recent > max(0.5 * baseline, self.train_now + 0.5 * baseline)
+
     @property
     def best(self) -> float:
         """The least value so far."""

@@ -159,7 +159,11 @@ RULES: tuple[Rule, ...] = (
         ),
         "the output cannot reach the targets, and saturates in trying",
     ),
-    Rule("batch-mixing", (*_LOSS, "uninformative-targets"), "samples see each other instead of themselves"),
+    Rule(
+        "batch-mixing",
+        (*_LOSS, "uninformative-targets", "learning-rate-too-low", "learning-rate-too-high", "insufficient-capacity"),
+        "samples see each other instead of themselves",
+    ),
     Rule(
         "mode-mismatch",
         (
@@ -250,6 +254,7 @@ PASSING = frozenset(
         "unscaled-targets",
         "categorical-as-numeric",
         "class-imbalance",
+        "missing-nonlinearity",
     }
 )
 

@@ -50,6 +50,7 @@ JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart f
 
 FLEETING = ("never learned", "oscillating", "diverging")  # what a single look at a noisy loss may mistake it for
 LAST_VERBS = ("aborted", "conclude", "detach")  # called while the run ends, come what may
+PHASES = 3  # parts of a plan with a loss of their own, after the first, that a run is believed to have
 LOOKS = 3  # judgements, of which two must be alike where one may be mistaken
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
 
@@ -132,6 +133,8 @@ class Hub:
         self._pending: list[tuple[Finding, bool]] = []
         self._holding: set[str] = set()  # codes that hold on this rank
         self._changed = False  # and whether that has changed since the ranks met
+        self._phases = 0  # times that the loss was taken for another one from then on
+        self._epoch_seen = self.epoch  # of the last loss
         self._series: list[tuple[float, float]] = []  # (loss, rate) a step, until the ranks have met
         self._errors: dict[int, str] = {}
         if trainer.is_global_zero:
@@ -464,7 +467,8 @@ class Hub:
                 if self.distributed:
                     self._series.append((_bounded(loss), reading.rate))
                 else:
-                    self.curve.update(_bounded(loss), reading.rate)
+                    self.curve.update(_bounded(loss), reading.rate, reading.epoch != self._epoch_seen)
+                    self._epoch_seen = reading.epoch
             self._each("observe", reading)
 
     def _is_the_loss(self, reading: StepReading) -> bool:
@@ -479,6 +483,9 @@ class Hub:
     def _judge(self) -> None:
         if self.checking and self.labels.kind is not None:
             self.baseline, self.mastered = self.labels.baseline(), self.labels.mastered()
+        if self._phases < PHASES and (steps := self.curve.new_phase()) > 0:  # what came before was another loss
+            self._phases += 1
+            self.curve = self.curve.since(steps)
         outcome = judge(self.curve, self.step, self.baseline, self.labels.floor, self.mastered)
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:
             asked = self.trials.pairing

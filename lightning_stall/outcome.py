@@ -65,10 +65,15 @@ class LossCurve:
     last: float = field(default=math.nan, init=False)
     bad_steps: int = field(default=0, init=False)  # non-finite losses in a row
     top_rate: float = field(default=0.0, init=False)
+    epochs: list[int] = field(
+        default_factory=list, init=False
+    )  # steps with a finite loss before each of the last epochs
     rising_until: int = field(default=0, init=False)  # the last step at which the learning rate was still warming up
 
-    def update(self, loss: float, rate: float = 0.0) -> None:
-        """Take the loss of the next optimizer step and the learning rate it was taken with."""
+    def update(self, loss: float, rate: float = 0.0, new_epoch: bool = False) -> None:
+        """Take the loss of the next optimizer step, the learning rate it was taken with, and whether an epoch begins."""
+        if new_epoch:
+            self.epochs = [*self.epochs[-7:], self.n]
         if rate > self.top_rate * 1.001:
             if self.top_rate > 0:
                 self.rising_until = self.n + 1
@@ -133,6 +138,30 @@ class LossCurve:
             if name in state:
                 value = state[name]
                 setattr(self, name, list(value) if isinstance(value, list) else value)
+
+    def new_phase(self) -> int:
+        """Steps since the loss leapt where an epoch began, as where a plan adds a term to it, and did not rise further.
+
+        0 where it did not, or does so each epoch.
+        """
+        recent, offset = self.recent, self.n - len(self.recent)
+        jumps = [b - a for a, b in itertools.pairwise(recent)]
+        at = max(range(len(jumps)), key=jumps.__getitem__, default=0)
+        before, after = recent[max(0, at - LATELY + 1) : at + 1], recent[at + 1 :]
+        if offset + at + 1 not in self.epochs or len(before) < LATELY // 2 or len(after) < LATELY:
+            return 0
+        rise, half = median(after) - median(before), len(after) // 2
+        spread = max(before) - min(before)
+        others = sum(jumps[e - offset - 1] > 0.6 * rise for e in self.epochs if 0 < e - offset <= len(jumps))
+        leapt = rise > 10 * spread and rise > 0.25 * abs(self.first[0]) and jumps[at] > 0.5 * rise
+        return len(after) if leapt and others == 1 and fmean(after[half:]) < fmean(after[:half]) + 0.1 * rise else 0
+
+    def since(self, steps: int) -> LossCurve:
+        """A curve of the last steps alone, of which there are no more than are kept one by one."""
+        new = LossCurve(horizon=self.horizon - (self.n - steps))
+        for loss in self.recent[-steps:]:
+            new.update(loss, self.top_rate)
+        return new
 
     def level(self, steps: int) -> float:
         """Mean loss over about the last `steps` optimizer steps."""
@@ -299,6 +328,8 @@ def _state(curve: LossCurve, s: _Shape) -> State:
     falling = s.fall > 3 * s.fall_error and s.fall > 0.002 * s.scale
     if falling and not _too_slow(curve, s):
         return "learning"
+    if _comes_down_from_a_step(curve, s):
+        return "learning"
     if _oscillating(curve, s):
         return "oscillating"
     if s.explained >= 0.5:
@@ -351,7 +382,28 @@ def _diverging(curve: LossCurve, s: _Shape) -> bool:
     if not beyond_noise or rise < 0.25 * s.scale or now < top + 0.1 * s.scale:
         return False
     coming_back = median(last[5:]) < median(last[:5]) - 0.1 * rise and now < median(before)
+    coming_back = coming_back or _comes_down_from_a_step(curve, s)
     return not coming_back and min(last) > s.best + 0.1 * s.scale
+
+
+def _comes_down_from_a_step(curve: LossCurve, s: _Shape) -> bool:
+    """The loss rose once, from one step to the next, as where a term is added to it, and falls smoothly from there."""
+    recent = curve.recent
+    if len(recent) < 2 * LATELY:
+        return False
+    jumps = [b - a for a, b in itertools.pairwise(recent)]
+    at = max(range(len(jumps)), key=jumps.__getitem__)
+    before, after = recent[max(0, at - LATELY + 1) : at + 1], recent[at + 1 :]
+    if len(before) < LATELY // 2 or len(after) < LATELY:
+        return False
+    rise = median(after[:5]) - median(before)
+    rough = median(abs(b - a) for a, b in itertools.pairwise([*before, *after]))
+    if rise < 0.25 * s.scale or jumps[at] < 0.6 * rise:
+        return False
+    if rough > 0.05 * rise:
+        return False
+    first, second = median(after[: len(after) // 2]), median(after[len(after) // 2 :])
+    return second < first - 0.05 * rise and median(after[-5:]) > median(before) + 0.1 * rise
 
 
 def _oscillating(curve: LossCurve, s: _Shape) -> bool:

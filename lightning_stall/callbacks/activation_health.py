@@ -99,6 +99,7 @@ class ActivationHealth(StallCallback):
         self._fresh: list[tuple[Layer, Tensor | None, Tensor]] = []
         self._looked_at_validation = False
         self._looked_at_entry = False
+        self._trained = 0  # parameters that ask for a gradient, at the last check
         self._undo: Any = None
 
     # ------------------------------------------------------------------ verbs
@@ -114,13 +115,15 @@ class ActivationHealth(StallCallback):
         hub = self.hub
         if not hub.checking:
             return
-        if hub.checks <= 2:
+        trained = sum(p.requires_grad for p in hub.module.parameters())
+        if hub.checks <= 2 or trained != self._trained:  # what was frozen may have been woken
             self._look_at_modes()
+        self._trained = trained
         names = {id(p): plain_name(n) for n, p in hub.module.named_parameters()}
         self._fresh = []
         found = activations(loss)
         for activation in found:
-            if activation.kind != "relu" and not activation.hidden:
+            if activation.kind != "relu" and (not activation.hidden or activation.gate):
                 continue
             if activation.kind == "softmax" and hub.step > EARLY:
                 continue  # attention may well learn to look at one place

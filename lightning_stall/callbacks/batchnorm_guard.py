@@ -162,6 +162,7 @@ class BatchNormBatchSizeGuard(StallCallback):
 
     def finish(self) -> None:
         if self.seen.layers:
+            self._probe_last()
             self._judge(at_end=True)
         if self._due_for_new_ones() and (self.remedy == "auto" or not self.hub.trainer.enable_validation):
             self._reestimate()
@@ -385,6 +386,21 @@ class BatchNormBatchSizeGuard(StallCallback):
             top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
             self.apart.update(hub.step, *losses, top, hub.curve.noise())
             hub.evaluates_apart = self.apart.streak >= verdicts.IN_A_ROW
+
+    def _probe_last(self) -> None:
+        """What came after the last step, as at the end of an epoch, may have filled the averages with something else."""
+        hub, (batch, batch_idx) = self.hub, self.hub.batch
+        settled = all(hub.step * (m.momentum or 0.1) >= verdicts.SETTLED for m in self.seen.layers)
+        if batch is None or hub.distributed or hub.step < PROBE_FROM or not settled or self._rehearsal is None:
+            return
+        losses = self._rehearsal.losses(batch, batch_idx)
+        if losses is None:
+            return
+        top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
+        by_batch, by_running = losses
+        self.apart.update(hub.step, *losses, top, hub.curve.noise())
+        if self.apart.streak and by_batch < 0.5 * top and not by_running <= top:  # worse than having learnt nothing
+            self.apart.streak = max(self.apart.streak, verdicts.IN_A_ROW)
 
     def _bring_copies(self) -> None:
         """Give a moving copy's layers the statistics of those that it copies, before they are evaluated by."""

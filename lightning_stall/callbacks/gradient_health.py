@@ -290,6 +290,8 @@ class GradientHealth(StallCallback):
         if found is None:
             # not here: between a forward pass and its backward pass nothing may touch the buffers
             self.runs_again = not in_gradient
+            if in_gradient and not self.hub.readings.scaler:
+                self._search_modules()  # a value that is not finite may have been squashed on its way to the loss
             return
         self.found_operation = True
         self.slope = found.kind if in_gradient else None

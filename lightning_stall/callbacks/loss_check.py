@@ -14,8 +14,17 @@ from torch.utils.data import DataLoader, RandomSampler, default_collate
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
-from lightning_stall.measure.loss_graph import Expression, Term, children, prediction, producer, short, take_apart
-from lightning_stall.measure.loss_inputs import given_wrong
+from lightning_stall.measure.loss_graph import (
+    BUILT_IN,
+    Expression,
+    Term,
+    children,
+    prediction,
+    producer,
+    short,
+    take_apart,
+)
+from lightning_stall.measure.loss_inputs import given_wrong, normalised_twice
 from lightning_stall.measure.loss_names import Names
 from lightning_stall.measure.loss_reach import out_of_reach
 from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, similarity
@@ -106,7 +115,7 @@ class LossCheck(StallCallback):
         given = Given(self._names, self._batch, len(self.hub.readings.optimizers), self._value(loss))
         if self._first:
             self._look_at_model(expression, given)
-        for fault in find(expression, given):
+        for fault in find(expression, given, loss):
             self._tell(fault)
         self.indices.update(expression, given.batch_size)
         self.summed.update(expression, given.batch_size, self.hub.readings.accumulate)
@@ -238,8 +247,16 @@ class LossCheck(StallCallback):
             self._names.stop()
 
 
-def find(loss: Expression, given: Given) -> Iterator[Fault]:
-    """Everything wrong with a loss that its graph and this batch prove; waits for the device."""
+def find(loss: Expression, given: Given, whole: Tensor | None = None) -> Iterator[Fault]:
+    """Everything wrong with a loss that its graph and this batch prove; waits for the device.
+
+    Args:
+        loss: taken apart.
+        given: what else is known.
+        whole: the loss as it is, to look behind what could not be taken apart.
+    """
+    if whole is not None and not any(t.kind in BUILT_IN for t in loss.terms):
+        yield from normalised_twice(whole, given)
     alone = len(loss.main) == 1
     for term in loss.terms:
         yield from given_wrong(term, given)

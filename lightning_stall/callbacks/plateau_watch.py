@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from statistics import median, stdev
 from typing import Any, Literal
@@ -14,13 +13,13 @@ from torch import Tensor
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Overfitting, Plateau
 from lightning_stall.errors import require
+from lightning_stall.measure.validation_watch import less_is_better
 from lightning_stall.outcome import LossCurve
 from lightning_stall.remedies import WeightsSnapshot
 from lightning_stall.sinks import themes
 from lightning_stall.sinks.console import tell
 
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
-LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity", re.IGNORECASE)
 SURE = 3.0  # standard errors by which the second half of a brief run falls
 BRIEF = 150  # optimizer steps under which a run that falls is asked whether it had hardly begun
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
@@ -168,6 +167,8 @@ class PlateauWatch(StallCallback):
                 if hub.evaluates_apart:
                     continue  # the training data would fare as badly, evaluated
                 self._tell_overfitting(name, watch, self._stop(name))
+            elif hub.baseline is not None and watch.left_behind(hub.baseline) and not hub.evaluates_apart:
+                self._tell_gap(name, watch, hub.baseline)
             elif self.auto_remedy and self.rollback and watch.since == 0:
                 self.best[name] = WeightsSnapshot()
                 self.best[name].take(hub.module, hub.readings.optimizers, hub.step)
@@ -308,6 +309,16 @@ class PlateauWatch(StallCallback):
             },
             where=[name],
             remedy=remedy,
+        )
+
+    def _tell_gap(self, name: str, watch: Overfitting, baseline: float) -> None:
+        self.tell(
+            "overfitting",
+            f"`{name}` has stood at {watch.recent:.4g} for {len(watch.values) // 2} validations, while the training loss went "
+            f"down to {watch.train_now:.4g}; a constant predictor has {baseline:.4g}, and a gap of {0.5 * baseline:.2g} would "
+            "pass.",
+            evidence={"recent": watch.recent, "train_now": watch.train_now, "baseline": baseline, "strength": 0.5},
+            where=[name],
         )
 
     def _tell_too_short(self) -> None:
@@ -623,5 +634,5 @@ def validation_losses(trainer: Any) -> dict[str, float]:
     results = getattr(trainer.fit_loop.epoch_loop.val_loop, "_results", {})
     logged = {key.split(".", 1)[-1] for key in results if key.startswith(("validation_", "on_validation_"))}
     metrics = trainer.callback_metrics
-    found = {name: metrics[name] for name in logged if LESS_IS_BETTER.search(name) and name in metrics}
+    found = {name: metrics[name] for name in logged if less_is_better(name) and name in metrics}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -25,6 +25,10 @@ _KINDS: dict[str, Kind] = {
     "SoftshrinkBackward0": "relu",
     "HardshrinkBackward0": "relu",
 }
+_RESHAPES = frozenset(
+    f"{name}Backward0"
+    for name in ("Rsub", "View", "Unsqueeze", "Expand", "Reshape", "UnsafeView", "Transpose", "Permute")
+)
 ROW = 4  # values that a softmax shares one among, at least, to be looked at
 EDGE = 0.01  # of its range: a sigmoid under 0.01 or over 0.99 passes less than a hundredth of a gradient
 
@@ -39,6 +43,7 @@ class Activation:
         source: id of the nearest parameter in front of it, 0 where there is none.
         output: the values, of any shape with samples first; do not keep it.
         channel: the dimension that counts units.
+        gate: a sigmoid that other activations are multiplied by; to stand at its limits is what it is for.
         hidden: a layer with parameters comes behind it; the output's own sigmoid stands at its limits where it is sure.
     """
 
@@ -48,15 +53,18 @@ class Activation:
     output: Tensor
     channel: int
     hidden: bool = True
+    gate: bool = False
 
 
 def activations(loss: Tensor) -> list[Activation]:
     """Every ReLU, sigmoid, tanh and softmax that the loss depends on, in the order of the forward pass."""
     found = []
+    gates: set[Node] = set()
     last = 0  # where the last parameter is used
     for node in nodes(loss.grad_fn):
         if any(child is not None and hasattr(child, "variable") for child, _ in node.next_functions):
             last = max(last, node._sequence_nr())
+        gates.update(_gates(node))
         kind = _KINDS.get(node.name())
         if kind is None:
             continue
@@ -72,8 +80,28 @@ def activations(loss: Tensor) -> list[Activation]:
             continue
         source, convolution = in_front(node)
         channel = 1 if convolution or output.ndim == 4 else output.ndim - 1
-        found.append(Activation(kind, node._sequence_nr(), source, output.detach(), channel))
+        found.append(
+            Activation(
+                kind, node._sequence_nr(), source, output.detach(), channel, gate=kind == "sigmoid" and node in gates
+            )
+        )
     return sorted((replace(a, hidden=a.order < last) for a in found), key=lambda a: a.order)
+
+
+def _gates(node: Node) -> list[Node]:
+    """The sigmoids that this product of two computed values multiplies by, or one less them; a parent comes first."""
+    inside = [child for child, _ in node.next_functions if child is not None]
+    if node.name() not in ("MulBackward0", "LerpBackward1") or len(inside) < 2 or len(set(inside)) < 2:
+        return []
+    found = []
+    for child in inside:
+        for _ in range(4):
+            if child.name() == "SigmoidBackward0":
+                found.append(child)
+            if child.name() not in _RESHAPES or not child.next_functions:
+                break
+            child = child.next_functions[0][0] or child
+    return found
 
 
 def _output(node: Node, kind: Kind) -> Tensor | None:

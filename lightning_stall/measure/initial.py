@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.Embedding)
+_DEFAULT = 3**-0.5  # torch's own of a linear layer
+_WIDE = 14.0  # root mean square of an embedding, 1 of torch's own, up to which it is not looked at: many start small
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Start:
 
 
 def starts(module: nn.Module) -> list[Start]:
-    """The linear, convolution and recurrent layers of a module that need a gradient. Waits for the device, once."""
+    """The linear, convolution and recurrent layers of a module that need a gradient, and embeddings that are very wide. Waits for the device, once."""
     named = [(n, m) for n, m in module.named_modules() if isinstance(m, _KINDS)]
     layers, packed = [], []
     with torch.no_grad():
@@ -43,11 +45,15 @@ def starts(module: nn.Module) -> list[Start]:
                 continue
             w = weight.detach().float()
             packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min()]).cpu())
-            layers.append((name, w.shape[1] if recurrent else w[0].numel()))
+            fan_in = w.shape[1] if recurrent else w[0].numel()
+            layers.append((name, fan_in, isinstance(layer, nn.Embedding)))
     if not layers:
         return []
     numbers = torch.stack(packed).tolist()
-    return [
-        Start(name, rms * math.sqrt(fan_in), spread == 0.0)
-        for (name, fan_in), (rms, spread) in zip(layers, numbers, strict=True)
-    ]
+    found = []
+    for (name, fan_in, table), (rms, spread) in zip(layers, numbers, strict=True):
+        if not table:
+            found.append(Start(name, rms * math.sqrt(fan_in), spread == 0.0))
+        elif rms > _WIDE:
+            found.append(Start(name, rms * _DEFAULT, False))
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_stall.measure.graph import Node, nodes
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax, softmax_size, text
 from lightning_stall.measure.loss_graph import (
     BUILT_IN,
@@ -91,6 +92,38 @@ def _probabilities(term: Term, given: Given) -> Iterator[Fault]:
         for op in ("Sigmoid", "Softmax"):
             if found is not None and (edge := averaged(found.edge, op)) is not None:
                 yield _twice(given, op, edge, "binary cross-entropy with logits", math.log1p(math.exp(-1)), 2)
+
+
+def normalised_twice(loss: Tensor, given: Given) -> Iterator[Fault]:
+    """The same inside a loss written by hand, as a focal one, or `Categorical(logits=...)`: the first such place."""
+    for node in nodes(loss.grad_fn):
+        below = children(node)
+        if short(node) == "BinaryCrossEntropyWithLogits" and below and node.next_functions[0][0] is not None:
+            found = producer(below[0])
+            if short(found[0]) == "Sigmoid":
+                least = math.log1p(math.exp(-1))
+                yield _twice(given, "Sigmoid", found, "binary cross-entropy with logits", least, 2)
+                return
+            continue
+        softmax = _softmax_of_softmax(node)
+        if softmax is not None:
+            classes = softmax_size(softmax)[1]
+            yield _twice(given, "Softmax", softmax, "the loss", _least(classes), classes)
+            return
+
+
+def _softmax_of_softmax(node: Node) -> Edge | None:
+    """The softmax whose logarithm this is of as though it were logits: by `log_softmax`, or less its `logsumexp`."""
+    below = children(node)
+    if short(node) == "LogSoftmax" and below:
+        found = producer(below[0])
+        alike = softmax_size(found) == softmax_size((node, 0)) if short(found[0]) == "Softmax" else False
+        return found if alike else None
+    if short(node) == "Sub" and len(below) == 2 and short(producer(below[1])[0]) == "Logsumexp":
+        found, inside = producer(below[0]), children(producer(below[1])[0])
+        same = bool(inside) and producer(inside[0])[0] is found[0]
+        return found if same and short(found[0]) == "Softmax" else None
+    return None
 
 
 def averaged(edge: Edge, op: str, divided: bool = False) -> Edge | None:

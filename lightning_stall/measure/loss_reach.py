@@ -52,9 +52,26 @@ def bounds(op: str, edge: Edge) -> tuple[float, float] | None:
         if isinstance(low, (int, float)) and isinstance(high, (int, float)) and (low, high) != (-math.inf, math.inf):
             return float(low), float(high)
         return None
-    if op not in _RANGES and _is_state(edge):
+    if op not in _RANGES and (_is_state(edge) or _is_direction(edge)):
         return -1.0, 1.0
     return _RANGES.get(op)
+
+
+def _is_direction(edge: Edge) -> bool:
+    """Whether this was divided by its own length, as `F.normalize` does."""
+    node = edge[0]
+    below = [producer(e) for e in children(node)]
+    if short(node) != "Div" or len(below) != 2:
+        return False
+    length = below[1]
+    for _ in range(3):
+        inside = children(length[0])
+        if short(length[0]) not in ("Expand", "ClampMin", "Clamp", "Add") or not inside:
+            break
+        length = producer(inside[0])
+    inside = children(length[0])
+    norm = short(length[0]) in ("LinalgVectorNorm", "Norm")
+    return norm and bool(inside) and producer(inside[0])[0] is below[0][0]
 
 
 def _is_state(edge: Edge, depth: int = 2) -> bool:
@@ -99,7 +116,8 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
     if numbers is None:
         return
     state = found.op not in _RANGES and found.op not in ("Clamp", "Hardtanh")
-    who, where = ("the hidden state of a recurrent layer", []) if state else given.names.of(found.op, found.edge)
+    kind = "a vector divided by its length" if _is_direction(found.edge) else "the hidden state of a recurrent layer"
+    who, where = (kind, []) if state else given.names.of(found.op, found.edge)
     low, high, share = numbers
     spread = f" from {low:.4g} to {high:.4g}" if not math.isnan(low) else ""
     yield Fault(

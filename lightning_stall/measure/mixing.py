@@ -220,6 +220,8 @@ def verdict(found: Mixing, seen: Seen, samples: int, shuffled: bool, across: str
         f"to {found.size:.2g} of the outputs' spread; 0% would be right."
     )
     evidence = {"share": found.share, "size": found.size, "samples": float(found.samples)}
+    # most samples, by most of what tells outputs apart: as sure as an experiment is
+    strength = 0.5 + 0.5 * max(0.0, min(found.share, found.size, 1.0))
     for path, layer, size in seen.first:
         flat = len(size) == 2
         if size[0] != samples or (not flat and size[1] in (1, samples)):
@@ -246,6 +248,6 @@ def verdict(found: Mixing, seen: Seen, samples: int, shuffled: bool, across: str
     return Fault(
         "batch-mixing",
         f"{number} Something in `forward` works across dimension 0.",
-        evidence=evidence,
+        evidence={**evidence, "strength": strength},
         certain=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,11 @@ from lightning_stall.measure.batch_watch import BadBatch, locate
 from lightning_stall.measure.batches import Field
 from lightning_stall.measure.columns import extreme, extremes
 
-LOSSES = ("loss", "mse", "mae", "nll", "error", "elbo")
+LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity")
+# the same as whole words, between what is neither letter nor digit
+SHORT = frozenset(
+    {"ce", "bce", "xent", "kl", "ppl", "l1", "l2", "huber", "hinge", "cost", "objective", "deviance", "crps"}
+)
 
 
 @dataclass
@@ -56,10 +61,16 @@ class ValidationWatch:
         return bad
 
 
+def less_is_better(name: str) -> bool:
+    """Whether a metric's name says that it is a loss."""
+    low = name.lower()
+    return bool(LESS_IS_BETTER.search(low)) or not SHORT.isdisjoint(re.split(r"[^a-z0-9]+", low))
+
+
 def validation_loss(metrics: Mapping[str, Any]) -> float | None:
     """The loss of the last validation among what was logged, by its name; None where none looks like one. Waits."""
     for name, value in metrics.items():
         low = name.lower()
-        if "val" in low and any(word in low for word in LOSSES):
+        if "val" in low and (less_is_better(name) or "elbo" in low):
             return float(value)
     return None

@@ -97,6 +97,16 @@ class Occasions:
                 self._make(certain=True)
             elif hub.outcome.state in ("learning", "too early") and hub.curve.n >= FEW and self._rushes:
                 self._settle(self.trials.from_scratch(), certain=True)
+            elif hub.curve.n >= LONG_ENOUGH and self._started_badly:
+                self._settle(self.trials.fresh_start(), certain=True)
+        elif hub.half_way and hub.curve.n >= LONG_ENOUGH and self.trials.kept.queue and not self._explained():
+            spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
+            self._settle(self.trials.too_small(spoken), spoken, certain=True)
+
+    @property
+    def _started_badly(self) -> bool:
+        """Whether its first weights are thought unfit, and nothing else is known."""
+        return not self._explained() and any(f.code == "bad-initialization" for f in self.hub.journal.known())
 
     @property
     def _stuck(self) -> bool:

@@ -16,7 +16,7 @@ from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
-from lightning_stall.trials.verdict import LEARNT, conclude, outlearnt
+from lightning_stall.trials.verdict import FEW_WEIGHTS, LEARNT, THERE, conclude, outlearnt, started_badly
 
 LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
 ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
@@ -61,7 +61,9 @@ class Trials:
         hub = self.hub
         if hub.distributed:
             return  # declined anyway
-        ends = hub.mediocre and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
+        ends = (
+            hub.mediocre or hub.half_way
+        ) and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
         asked = ends or (hub.baseline is None and self.pairing.open)
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
@@ -119,6 +121,28 @@ class Trials:
         if not done or self.situation is None:
             return []
         return outlearnt(self.situation, self.fits)
+
+    def fresh_start(self) -> list[Conclusion]:
+        """Whether weights as the layers draw them learn more, in a few steps, than the run from its own in all."""
+
+        def start(bench: Bench, steps: int) -> None:
+            self.fits.add(bench.fit(Arm(start="fresh"), steps))
+
+        done = self._on_a_copy(frozenset({"bad-initialization"}), start, arms=1, most=self.hub.curve.n)
+        return started_badly(self.situation, self.fits) if done and self.situation is not None else []
+
+    def too_small(self, spoken: frozenset[str]) -> list[Conclusion]:
+        """Of a model of few weights that has ended half way: whether it could not have learnt what its samples tell."""
+
+        def ask(bench: Bench, steps: int) -> None:
+            assert self.situation is not None
+            s = self.situation = replace(self.situation, state="stalled")
+            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > max(s.explained, 0.0) + THERE:
+                self._settle(bench, steps)
+
+        if not self._on_a_copy(spoken, ask) or self.situation is None:
+            return []
+        return [c for c in conclude(self.situation, self.fits) if c.code == "insufficient-capacity"]
 
     @property
     def does_well(self) -> bool:

@@ -102,6 +102,12 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     return [_told(s, fits, "learning-rate-too-high", low, again)]
 
 
+def started_badly(s: Situation, fits: Fits) -> list[Conclusion]:
+    """Weights as the layers draw them have learnt far more than the run has from its own."""
+    again = fits.get(start="fresh")
+    return [_told(s, fits, "bad-initialization", again, None)] if again is not None and s.won(again) else []
+
+
 def _freed(s: Situation, fits: Fits, high: Fit | None) -> bool:
     """Whether leaving decay and dropout out does far more good than a higher rate, which outruns the decay too."""
     free = [f for a in ("now", "fresh") if (f := fits.get(start=a, free=True)) is not None and s.won(f)]

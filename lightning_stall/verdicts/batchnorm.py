@@ -253,6 +253,10 @@ def stale(layers: Sequence[Layer], setting: Setting, apart: BothWays, at_end: bo
         "variance_ratio": math.exp(min(ratio, 50.0)),
         "momentum": slowest,
         "moved": moved,
+        # half as sure where it undoes half of what was learnt, and as sure as a fact where it undoes all
+        "strength": 0.5 + 0.5 * min(1.0, max(0.0, (by_running - by_batch) / max(abs(apart.top), 1e-12)))
+        if math.isfinite(by_running)
+        else 1.0,
     }
     if slowest * setting.step < SETTLED:
         summary += f" With momentum {slowest:g} the averages have come {moved:.1%} of the way in {setting.step} steps."

@@ -115,6 +115,8 @@ def unscaled_inputs(x: InputNumbers) -> Verdict | None:
     if x.batches < 1 or x.normalised or not x.changes:
         return None
     rms, nonzero = (x.rms, x.nonzero_rms) if math.isnan(x.entry_rms) else (x.entry_rms, max(x.entry_rms, x.nonzero_rms))
+    if math.isinf(x.entry_rms) and not math.isinf(x.rms):
+        return None  # what the model itself makes of them on their way in is another fault
     if rms > LARGE:
         strength, fine = 0.3 + 0.6 * ramp(rms, 10.0, 1e3), f"up to {LARGE:g} would pass"
         size = f"a root mean square of {short(rms)}"
