@@ -119,6 +119,7 @@ class InputHealth(StallCallback):
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._norms: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._seen = self._bad_batches = 0  # batches looked at for values that are not finite, and those that had some
+        self._harmed = False  # such a batch has spoilt a step
         self._hurt: Tensor | None = None  # on an accelerator: the first step that such a batch spoilt, or -1
         self._before: Tensor | float | None = None  # the gradient norm of the step before
         self._remedy: LeaveOut | None = None
@@ -163,8 +164,8 @@ class InputHealth(StallCallback):
             return
         holes = [f for f in self._found if f.floating and not bool(f.tensor.isfinite().all())]
         self._bad_batches += bool(holes)
-        if self._bad_batches < MANY_BAD or 2 * self._bad_batches < self._seen:
-            return
+        if self._bad_batches < MANY_BAD or 2 * self._bad_batches < self._seen or not self._harmed:
+            return  # a model may know how to read such values
         fresh = [f for f in holes if f.name in self.watch.roles.inputs and f.name not in self.filler.statistics]
         for f in fresh:
             self.filler.fit_finite(f.name, f.tensor, self.watch.entries)
@@ -227,6 +228,7 @@ class InputHealth(StallCallback):
     def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         if self._remedy is not None and self._remedy.apply(optimizer, bad):
             self.hub.cleared_at = self.hub.step
+            self._harmed = True
 
     def observe(self, reading: StepReading) -> None:
         if reading.loss is not None:
@@ -276,6 +278,7 @@ class InputHealth(StallCallback):
         if self.validation.unread:
             self._read_validation()
         if self._hurt is not None and float(self._hurt) >= 0:
+            self._harmed = True
             self._tell_nonfinite(recall(self.watch, int(self._hurt)))
             self._hurt = None
         if self.watch.measured:

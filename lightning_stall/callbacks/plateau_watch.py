@@ -128,6 +128,7 @@ class PlateauWatch(StallCallback):
         self.good = WeightsSnapshot()
         self.flat = False  # whether the plateau holds, as of the last verdict
         self.mended_at = 0  # the last remedy of another's after which this one went back
+        self.vain = 0  # plateaus at which a lower rate did a copy no good: each doubles the rest
         self.in_a_row = 0  # reductions for divergence, each right after the last
         self.first = WeightsSnapshot()  # where the run began, for when a trial says that it should begin again
         self.tried_at = 0  # step of the last trial that was heeded
@@ -246,6 +247,7 @@ class PlateauWatch(StallCallback):
             "value",
             "undone",
             "mended_at",
+            "vain",
         )
         state = {name: getattr(self, name) for name in kept}
         overfit = {name: watch.state_dict() for name, watch in self.overfit.items()}
@@ -432,6 +434,8 @@ class PlateauWatch(StallCallback):
             reason = None if slow else "loss-plateau"
         if reason is None:
             return
+        if reason == "loss-plateau" and not self._borne_out():
+            return
         rate = self._rate() * hub.rate.factor
         swift = reason != "loss-plateau"
         # what goes on to diverge right after a reduction is far too high: each in a row cuts twice as deep
@@ -459,6 +463,18 @@ class PlateauWatch(StallCallback):
             evidence={"rate_before": rate, "rate_after": rate * scale / old, "level": self.level_before},
             remedy=f"reduced the learning rate from {rate:.3g} to {rate * scale / old:.3g} at step {hub.step}{back}",
         )
+
+    def _borne_out(self) -> bool:
+        """Whether a lower rate does a copy good, where one can be asked: many a run stands at the floor of its task."""
+        hub = self.hub
+        if self.monitor is not None or hub.trials is None:
+            return True
+        better = hub.trials.better_rate((self.factor, 0.1))
+        if better is not None or hub.trials.declined is not None:
+            return True
+        self.vain += 1
+        self.rests_until = hub.step + (self.cooldown or 50) * 2**self.vain
+        return False
 
     def _begin_again(self) -> bool:
         """Another's remedy has taken hold of what threw the weights: go back to those before it; whether it did."""

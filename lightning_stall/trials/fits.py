@@ -12,7 +12,17 @@ import torch
 
 from lightning_stall.measure.by_hand import LossNotes
 from lightning_stall.measure.losses import recognise
-from lightning_stall.trials.batches import InputScale, Kept, Known, cloned, find_target, shuffled, without_model
+from lightning_stall.trials.batches import (
+    InputScale,
+    Kept,
+    Known,
+    cloned,
+    find_target,
+    shuffled,
+    tensors,
+    without_model,
+)
+from lightning_stall.trials.pairing import find_targets
 from lightning_stall.trials.records import Arm, Fit
 from lightning_stall.trials.sandbox import SEED, DeclinedError, Sandbox
 
@@ -63,6 +73,11 @@ class Bench:
         if seen is not None:
             self.target = find_target(first, seen.target)
             self.targets = seen.target.numel()
+        if self.target is None:  # made into something else on its way to the loss
+            found, _ = find_targets(Sandbox(self.trainer, self.module), self.fitted[0])
+            if found is not None and len(found) == 1:
+                self.target = found[0]
+                self.targets = self.targets or tensors(first)[found[0]].numel()
         self.inputs = InputScale.of([k.batch for k in self.fitted], self.target)
         classes = seen is not None and seen.kind in ("cross-entropy", "binary cross-entropy")
         self.known = without_model([k.batch for k in (*self.fitted, *self.judged)], self.target, classes)

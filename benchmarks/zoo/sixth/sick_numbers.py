@@ -157,7 +157,7 @@ class Surveyed(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-@sick("q-answers-left-open", "multi-label", "nonfinite-loss", twin=lambda s: left_open(s, 1.0))
+@sick("q-answers-left-open", "multi-label", "nonfinite-loss", "unstable-operation", twin=lambda s: left_open(s, 1.0))
 def left_open(seed: int, least: float = 0.0) -> Training:
     d = tags(seed)
     given = (torch.rand(d.y.shape, generator=generator(seed, 90)) < 0.12).float()
@@ -205,7 +205,7 @@ class Sessions(Dataset[Any]):
         return self.x[i], self.y[i]
 
 
-@sick("q-sessions-of-sixteen", "regression", "nonfinite-loss", twin=lambda s: sessions(s, 1e-4))
+@sick("q-sessions-of-sixteen", "regression", "nonfinite-loss", "unstable-operation", twin=lambda s: sessions(s, 1e-4))
 def sessions(seed: int, floor: float = 0.0) -> Training:
     d = harvest(seed)
     still = torch.randperm(50, generator=generator(seed, 92))[:3]
@@ -225,7 +225,7 @@ def turned(out: Tensor, y: Tensor, margin: float) -> Tensor:
     return torch.acos(cosine.clamp(-1 + margin, 1 - margin)).mean()
 
 
-@sick("q-angle-to-the-truth", "pose", "nonfinite-gradients", twin=lambda s: angle(s, 1e-5))
+@sick("q-angle-to-the-truth", "pose", "nonfinite-gradients", "unstable-operation", twin=lambda s: angle(s, 1e-5))
 def angle(seed: int, margin: float = 0.0) -> Training:
     g = generator(seed, 93)
     x = torch.randn(1000, 4, generator=g)
@@ -238,7 +238,13 @@ def angle(seed: int, margin: float = 0.0) -> Training:
     return Training(module, loader(x[:700], y[:700], size=25), score, None, {"max_epochs": 14})
 
 
-@sick("q-mean-and-spread-of-a-clip", "audio", "nonfinite-gradients", twin=lambda s: mean_and_spread(s, 1e-4))
+@sick(
+    "q-mean-and-spread-of-a-clip",
+    "audio",
+    "nonfinite-gradients",
+    "unstable-operation",
+    twin=lambda s: mean_and_spread(s, 1e-4),
+)
 def mean_and_spread(seed: int, floor: float = 0.0) -> Training:
     d = clips(seed)
     x = d.x.clone()
@@ -278,7 +284,13 @@ class Matcher(LightningModule):
         )
 
 
-@sick("q-matched-by-direction", "embedding bag", "nonfinite-gradients", twin=lambda s: by_direction(s, 1e-6))
+@sick(
+    "q-matched-by-direction",
+    "embedding bag",
+    "nonfinite-gradients",
+    "unstable-operation",
+    twin=lambda s: by_direction(s, 1e-6),
+)
 def by_direction(seed: int, floor: float = 0.0) -> Training:
     d = baskets(seed)
     x = d.x.clone()
