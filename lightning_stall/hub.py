@@ -50,6 +50,7 @@ JUDGE_EVERY = 10  # optimizer steps between two verdicts on the outcome, apart f
 
 FLEETING = ("never learned", "oscillating", "diverging")  # what a single look at a noisy loss may mistake it for
 LAST_VERBS = ("aborted", "conclude", "detach")  # called while the run ends, come what may
+FAR = 1.5  # times its start and a constant predictor's loss, above which a loss that diverges is no passing swing
 PHASES = 3  # parts of a plan with a loss of their own, after the first, that a run is believed to have
 LOOKS = 3  # judgements, of which two must be alike where one may be mistaken
 ASKED = ("converged", "learning", "never learned")  # states of a loss of unknown scale in which a copy is asked
@@ -512,7 +513,10 @@ class Hub:
         else:
             self._looks[-1] = outcome.state
         calm = self.outcome.state == "stalled" or not self.outcome.bad
-        new = outcome.state in FLEETING and calm and not self.distributed and not self.ending
+        e = outcome.evidence
+        beyond = e.get("level", 0.0) > FAR * max(e.get("start", math.inf), e.get("baseline", -math.inf))
+        fleeting = outcome.state in FLEETING and not (outcome.state == "diverging" and beyond)
+        new = fleeting and calm and not self.distributed and not self.ending
         if new and self._looks.count(outcome.state) < 2:
             outcome = Outcome(self.outcome.state, outcome.step, outcome.evidence)  # perhaps noise: the next look tells
         self.outcome = outcome

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler as S
 
 from lightning_stall import PlateauWatch, StallReport
 from lightning_stall.remedies import RateScale
+from lightning_stall.sinks.console import StallWarning
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 
 
@@ -62,15 +63,28 @@ def test_a_diverging_run_is_mended() -> None:
     assert mended.hub.curve.last < 0.05 < bare.hub.curve.last
 
 
-def test_a_reduction_that_does_not_help_is_taken_back() -> None:
+def coins() -> torch.utils.data.DataLoader[Any]:
+    """Labels that nothing foretells."""
     torch.manual_seed(0)
     x, y = torch.randn(2000, 8), torch.randint(4, (2000,))
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 32, shuffle=True)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 32, shuffle=True)
+
+
+def test_a_reduction_that_does_not_help_is_taken_back(make_trainer: Callable[..., Trainer]) -> None:
     watcher = PlateauWatch(auto_remedy=True, patience=60, cooldown=30)
-    report = watch(Classifier(mlp(), rate=1e-3), loader, watcher, max_epochs=6)
-    remedies = [f.remedy for f in report.findings if f.remedy]
+    with pytest.warns(StallWarning):
+        make_trainer([watcher], max_epochs=6).fit(Classifier(mlp(), rate=1e-3), coins())
+    remedies = [f.remedy for f in watcher.hub.journal.findings if f.remedy]
     assert remedies[0].startswith("reduced the learning rate from 0.001 to 0.0005")
     assert any(r.startswith("took the reduction") for r in remedies)
+
+
+def test_no_reduction_where_a_copy_is_no_better_for_one() -> None:
+    watcher = PlateauWatch(auto_remedy=True, patience=60, cooldown=30)
+    report = watch(Classifier(mlp(), rate=1e-3), coins(), watcher, max_epochs=6)
+    assert [f.remedy for f in report.findings if f.remedy] == []
+    assert watcher.vain >= 1
+    assert watcher.scale == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
