@@ -156,6 +156,9 @@ RULES: tuple[Rule, ...] = (
             "unscaled-targets",
             "dead-activations",
             "parameters-not-optimized",
+            "learning-rate-too-high",
+            "learning-rate-too-low",
+            "loss-oscillating",
         ),
         "the output cannot reach the targets, and saturates in trying",
     ),
@@ -209,7 +212,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "batchnorm-small-batch",
-        (*_LOSS, "batchnorm-stale-statistics", "overfitting"),
+        (*_LOSS, "batchnorm-stale-statistics", "overfitting", "uninformative-targets", "insufficient-capacity"),
         "statistics of a few values are noise",
     ),
     Rule("batchnorm-stale-statistics", ("overfitting",), "evaluation normalises with other numbers than training"),

@@ -131,7 +131,14 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
             if not math.isnan(low) and high > low
             else ""
         ),
-        {"share_beyond": share, "reach_low": reach[0], "reach_high": reach[1], "target_min": low, "target_max": high},
+        {
+            "share_beyond": share,
+            "reach_low": reach[0],
+            "reach_high": reach[1],
+            "target_min": low,
+            "target_max": high,
+            "strength": 0.5 + 0.5 * share,
+        },
         where,
         certain=alone,
     )

@@ -31,8 +31,11 @@ OPEN = frozenset(
 )
 
 
+# a bad start, and what comes of it
+STARTS = frozenset({"bad-initialization", "saturated-activations", "vanishing-gradients", "exploding-gradients"})
 LONG = 40  # optimizer steps
 FEW = 60  # optimizer steps of a run that fresh weights may be set beside
+MUCH = 0.1  # of a constant predictor's loss
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
@@ -93,7 +96,9 @@ class Occasions:
         if hub.gate_open and (not self.at or self.trials.hopeless):
             self._make()
         elif not hub.gate_open and hub.mediocre and self.trials.kept.queue:
-            if hub.outcome.state == "stalled" and hub.curve.n >= LONG_ENOUGH:
+            if (held := self._still_better()) is not None:
+                self.tell(held.code, held.summary, advice=held.advice, evidence=held.evidence, where=held.where)
+            elif hub.outcome.state == "stalled" and hub.curve.n >= LONG_ENOUGH:
                 self._make(certain=True)
             elif hub.outcome.state in ("learning", "too early") and hub.curve.n >= FEW and self._rushes:
                 self._settle(self.trials.from_scratch(), certain=True)
@@ -103,10 +108,20 @@ class Occasions:
             spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
             self._settle(self.trials.too_small(spoken), spoken, certain=True)
 
+    def _still_better(self) -> Finding | None:
+        """A trial made on the way, whose fresh weights had come further in a few steps than the run has in all."""
+        e = self.hub.outcome.evidence
+        least = e.get("level", math.nan) - MUCH * abs(e.get("baseline", math.nan))
+        held = (f for f, _ in self.hub.journal.held.values() if f.code == "learning-rate-too-high")
+        return next(
+            (f for f in held if f.evidence.get("trial", 0.0) > 0 and f.evidence.get("after", math.inf) < least), None
+        )
+
     @property
     def _started_badly(self) -> bool:
         """Whether its first weights are thought unfit, and nothing else is known."""
-        return not self._explained() and any(f.code == "bad-initialization" for f in self.hub.journal.known())
+        causes = {f.code for f in self.hub.journal.known() if stands_alone(f)}
+        return "bad-initialization" in causes <= STARTS
 
     @property
     def _stuck(self) -> bool:

@@ -23,6 +23,7 @@ DATA = frozenset(
         "corrupt-samples",
         "disparate-feature-scales",
         "duplicate-randomness",
+        "batchnorm-small-batch",
         "too-little-data",
         "unshuffled-data",
     }
@@ -99,6 +100,8 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     again, low = fits.rates("fresh").get(1.0), _best(s, fits.rates("fresh"), below=True)
     if low is None or s.won(again) or not s.better(low, again):
         return []
+    if s.start is not None and s.baseline is not None and s.start > FAR_ABOVE * s.baseline:
+        return []  # whatever a lower rate does for it, it had to come down first
     return [_told(s, fits, "learning-rate-too-high", low, again)]
 
 
@@ -128,6 +131,10 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
     """The run's own optimizer learns from a fresh initialisation, at its own rate or a higher one."""
     stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
     seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
+    lower = _best(s, fits.rates("fresh"), below=True)
+    if seen and seen[0] in STUCK and "learning-rate-too-high" in s.spoken and lower is not None and stuck:
+        # its first steps threw the weights about: that they end where no gradient flows is no other cause
+        return [_told(s, fits, "learning-rate-too-high", lower, again)]
     if (s.steady or seen) and s.explained < LEARNT and stuck:
         if not seen and "excess-regularization" in s.spoken:
             return []  # it was not so that they began: they were worn away

@@ -185,6 +185,8 @@ def few_values(layers: Sequence[Layer], setting: Setting, apart: BothWays) -> Ve
             "ones; sound statistics give the same."
         )
     hollow = max(first.values) <= SIGN_ONLY
+    if hollow:
+        evidence["strength"] = 0.8
     if fewest >= s.min_values:
         spread = median(d for d, _ in first.gaps)
         evidence["spread"] = spread

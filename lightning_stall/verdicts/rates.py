@@ -14,6 +14,7 @@ MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw th
 THROWN = 0.2  # the same in the first checks, above which they may have thrown the weights where nothing learns
 HEALTHY = 1e-3  # update-to-weight ratio of a rate that suits most networks
 WORN = 0.25  # share of its first norm under which a decayed weight is worn away
+FEW_WORN = 3  # weights worn away at least, where it is not known by what: one may well shrink by itself
 ALL = 0.75  # share of the weights that must be worn away where it is not known by what
 MOST_OF = 0.5  # share of the weights that a group must hold to hinder the run by a rate too low
 LITTLE = 0.1  # share of a constant predictor's loss
@@ -125,7 +126,7 @@ def worn_away(
             {"norm_left": told[0][0], "penalised": float(len(told)), "strength": 0.7},
             tuple(name for _, name in told),
         )
-    if decay <= 0 and len(left) >= max(2, ALL * len(first)):
+    if decay <= 0 and len(left) >= max(FEW_WORN, ALL * len(first)):
         return Verdict(
             "excess-regularization",
             f"{len(left)} of {len(first)} weights have shrunk to less than {100 * WORN:.0f} % of their first norm, the "
