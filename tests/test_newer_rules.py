@@ -351,28 +351,29 @@ def test_a_new_phase() -> None:
 # ------------------------------------------------------------------------------------------------- vectors far too large
 
 
-class Riddle(nn.Module):
-    """Which of two classes a pair of ids belongs to; vectors of `std` through a saturating layer."""
+class Words(nn.Module):
+    """How many of three ids are even, from vectors of `std` by way of a recurrent layer."""
 
     def __init__(self, std: float) -> None:
         super().__init__()
-        self.table, self.net = nn.Embedding(24, 16), nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
+        self.table, self.read, self.last = nn.Embedding(40, 16), nn.GRU(16, 24, batch_first=True), nn.Linear(24, 3)
         nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.net(self.table(ids).flatten(1))
+        out: Tensor = self.last(self.read(self.table(ids))[0][:, -1])
         return out
 
 
 @pytest.mark.parametrize("std", [40.0, 1.0])
-def test_word_vectors_that_begin_far_too_large(std: float) -> None:
-    ids = torch.randint(24, (640, 2), generator=torch.Generator().manual_seed(0))
-    y = (ids[:, 0] % 2) + 2 * (ids[:, 1] // 12)
-    report = watch(Task(Riddle(std), F.cross_entropy, 3e-3), rows(ids, y), *family(), max_epochs=12)
-    print(report.outcome, spoken(report), [(c.code, c.confidence) for c in report.causes])
+@pytest.mark.parametrize("seed", range(2))
+def test_word_vectors_that_begin_far_too_large(std: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    ids = torch.randint(40, (1280, 3), generator=torch.Generator().manual_seed(seed))
+    data = rows(ids, (ids % 2 == 0).sum(1).clamp(max=2))
+    report = watch(Task(Words(std), F.cross_entropy, 5e-3), data, *family(), max_epochs=6, seed=seed)
     if std == 40.0:
         assert top(report) == "bad-initialization"
-        assert any(f.evidence.get("trial") == 1.0 for f in report.findings if f.code == "bad-initialization")
+        assert told(report, "bad-initialization")[0].where[0] == "net.table"
     else:
         assert report.causes == []
 
@@ -488,9 +489,18 @@ def test_an_infinity_that_is_squashed(recurrent: bool) -> None:
 # ------------------------------------------------------------------------------------------------- beside fresh weights
 
 
-@pytest.mark.parametrize(("rate", "high"), [(0.1, True), (3e-3, False)])
-def test_a_rate_too_high_is_told_in_mid_flight(rate: float, high: bool) -> None:
-    x = randn(512, 8)
-    y = torch.sin(2.0 * x[:, :1]) * x[:, 1:2] + x[:, 2:3]
-    report = watch(Task(mlp(8, 1, 48, 3), rate=rate), rows(x, y), *family(), max_epochs=24)
+@pytest.mark.parametrize("rate", [0.3, 0.01])
+def test_a_rate_too_high_is_told_in_mid_flight(rate: float) -> None:
+    """Not yet a bad outcome, only level and half way: fresh weights do better at a tenth and less."""
+    x = 4.0 * torch.rand(800, 2, generator=torch.Generator().manual_seed(3)) - 2.0
+    y = ((2 * x[:, 0]).sin() + (2 * x[:, 1]).cos() > 0).long() + (x[:, 0] * x[:, 1] > 0).long()
+    torch.manual_seed(3)
+    report = watch(Task(mlp(2, 3, 48), F.cross_entropy, rate), rows(x, y), *family(), max_epochs=10, seed=3)
     print(report.outcome, [(f.code, f.step) for f in report.findings], [(c.code, c.confidence) for c in report.causes], report._occasions.state())
+    if rate == 0.3:
+        assert top(report) == "learning-rate-too-high"
+        tried = [f for f in report.findings if f.code == "learning-rate-too-high" and f.evidence.get("trial") == 1.0]
+        assert 60 <= tried[0].step <= 100
+        assert report._occasions.state()["hurried"]
+    else:
+        assert report.causes == []

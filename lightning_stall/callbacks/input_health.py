@@ -54,6 +54,8 @@ class InputHealth(StallCallback):
     Args:
         auto_remedy: leave out a step whose batch holds values that are not finite, where they reached the gradients,
             and put BatchNorm's running statistics back. On several devices every step with such gradients is left out.
+            Where most batches hold such values and spoil their steps, put the mean of the others in their place from then
+            on, in front of the layer that the field enters, as `standardize` does (single process only).
         standardize: with `auto_remedy`, inputs that are far from unit scale are standardised with the numbers measured
             on the first batches, from then on, in front of the layer that they enter: the fitted module takes the data
             as they are. Where they reach no layer as they are (or the model is compiled), in front of this Trainer's

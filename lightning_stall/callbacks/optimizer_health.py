@@ -49,7 +49,7 @@ class OptimizerHealth(StallCallback):
         auto_remedy: raise a learning rate that is too low, tenfold at a time, until steps move the weights by some 0.1 %
             or the loss is worse for it; the last raise is then taken back. The schedule's own rate is left alone (the
             factor acts inside each optimizer step), and the factor is kept in the checkpoint. Rates that are too high
-            are lowered by `PlateauWatch(auto_remedy=True)`.
+            are lowered by `PlateauWatch(auto_remedy=True)`. A run whose ranks hold different weights is stopped.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 
@@ -545,13 +545,17 @@ class OptimizerHealth(StallCallback):
             return
         spread = max(finite) - min(finite)
         if spread > 1e-6 * max(1.0, max(map(abs, finite))):
-            middle = median(finite)
+            middle, remedy = median(finite), None
+            if self.auto_remedy:
+                self.hub.trainer.should_stop = True  # all ranks know these numbers, so that all stop
+                remedy = f"stopped the run at step {self.hub.step}"
             self.tell(
                 "replicas-diverged",
                 f"The ranks hold different weights: a sum over them spreads by {spread:.3g}; 0 would be right.",
                 severity="critical",
                 evidence={"spread": spread, "strength": 1.0},
                 where=[f"rank {r}" for r, v in enumerate(values) if abs(v - middle) > 1e-6 * max(1.0, abs(middle))],
+                remedy=remedy,
             )
 
     # ------------------------------------------------------------------ once the run fares badly

@@ -58,7 +58,8 @@ class PlateauWatch(StallCallback):
             training on at the lower rate. One copy of both is kept on the host, taken anew at ever longer intervals.
         auto_remedy: reduce the rate: at once on divergence and swings, after `patience` on a plateau. The schedule's own
             rate is left alone (the factor acts inside each optimizer step), and the factor is kept in the checkpoint. A
-            reduction after which the loss is no better once `cooldown` is over is taken back.
+            reduction after which the loss is no better once `cooldown` is over is taken back. Beside a `StallReport` that makes
+            trials a plateau is treated only where a copy is better for a lower rate, and at once at what it has borne.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 

@@ -27,7 +27,10 @@ DATA: tuple[Entry, ...] = (
             and the log of 0 gives -inf. Check where it is made: `assert torch.isfinite(x).all(), index` in
             `__getitem__`.
         """,
-        remedy="`InputHealth(auto_remedy=True)` leaves that batch out: no step is made from it.",
+        remedy="""
+            `InputHealth(auto_remedy=True)` leaves that batch out: no step is made from it. Where most batches hold such
+            values, it puts the mean of the others in their place, in front of the layer that they enter.
+        """,
     ),
     Entry(
         code="unscaled-inputs",
@@ -54,7 +57,7 @@ DATA: tuple[Entry, ...] = (
                     [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(channel_mean, channel_std)]
                 )
         """,
-        remedy="`InputHealth(auto_remedy=True)` may standardise inputs with the mean and spread it has measured.",
+        remedy="`InputHealth(auto_remedy=True)` may standardise inputs with the mean and spread it has measured (`standardize=True`).",
     ),
     Entry(
         code="disparate-feature-scales",
@@ -76,7 +79,7 @@ DATA: tuple[Entry, ...] = (
 
             With scikit-learn: `scaler = StandardScaler().fit(x_train)`, then `scaler.transform(...)` for every set.
         """,
-        remedy="`InputHealth(auto_remedy=True)` may standardise each column with the mean and spread it has measured.",
+        remedy="`InputHealth(auto_remedy=True)` may standardise each column so (`standardize=True`).",
     ),
     Entry(
         code="categorical-as-numeric",

@@ -108,7 +108,8 @@ NUMERICS: tuple[Entry, ...] = (
             With `precision="16-mixed"` a few infinite gradients at the start are normal: the scaler skips them.
         """,
         remedy="""
-            `GradientHealth(auto_remedy=True)` skips the step on all ranks; under float16 the gradient scaler does.
+            `GradientHealth(auto_remedy=True)` skips the step on all ranks; under float16 the gradient scaler does. Where the
+            slope of one operation spoils step after step, its slopes that are not finite are taken for 0.
         """,
     ),
     Entry(
@@ -138,7 +139,10 @@ NUMERICS: tuple[Entry, ...] = (
 
             A softmax over a row that is masked with -inf throughout is NaN: leave at least one position unmasked.
         """,
-        remedy="`GradientHealth(auto_remedy=True)` skips the steps it spoils; the operation is for a person to mend.",
+        remedy="""
+            `GradientHealth(auto_remedy=True)` skips the steps it spoils, and takes infinite slopes, as that of a root at 0,
+            for 0 where they come again; the operation is for a person to mend.
+        """,
     ),
 )
 
@@ -193,6 +197,9 @@ BATCHNORM: tuple[Entry, ...] = (
             0.1, or train longer), batches too small, batches sorted by class, training and validation data prepared
             in different ways, or one BatchNorm layer shared by two kinds of input.
         """,
-        remedy="`BatchNormBatchSizeGuard(auto_remedy=True)` re-estimates the running statistics from training batches.",
+        remedy="""
+            `BatchNormBatchSizeGuard(auto_remedy=True)` re-estimates the running statistics from training batches, and copies
+            those of the trained layers to an average of the weights that was left without.
+        """,
     ),
 )

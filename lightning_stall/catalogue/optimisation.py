@@ -47,8 +47,8 @@ OPTIMISATION: tuple[Entry, ...] = (
             test whether the model can fit a single batch, with `Trainer(overfit_batches=1)`.
         """,
         remedy="""
-            `PlateauWatch(auto_remedy=True, factor=0.5, min_lr=1e-6)` multiplies the learning rate by `factor`, and
-            takes it back if the loss is no better for it.
+            `PlateauWatch(auto_remedy=True, factor=0.5, min_lr=1e-6)` multiplies the learning rate by `factor` where a
+            copy of the model is better for it, and takes it back if the loss is not.
         """,
     ),
     Entry(
@@ -73,7 +73,7 @@ OPTIMISATION: tuple[Entry, ...] = (
                     print({n: p.grad.norm().item() for n, p in self.named_parameters() if p.grad is not None})
         """,
         remedy="""
-            By the cause found: for learning-rate-too-low, for example, `PlateauWatch(auto_remedy=True)` raises the
+            By the cause found: for learning-rate-too-low, for example, `OptimizerHealth(auto_remedy=True)` raises the
             rate.
         """,
     ),
@@ -142,7 +142,10 @@ OPTIMISATION: tuple[Entry, ...] = (
 
             Standardise inputs and targets first: what is safe for a rate depends on their scale.
         """,
-        remedy="`PlateauWatch(auto_remedy=True, factor=0.5, min_lr=1e-6)` multiplies the learning rate by `factor`.",
+        remedy="""
+            `PlateauWatch(auto_remedy=True)` lowers the learning rate, to where a copy of the model has learnt by it, and
+            begins again with the first weights where steps have thrown them away.
+        """,
     ),
     Entry(
         code="learning-rate-too-low",
@@ -168,8 +171,8 @@ OPTIMISATION: tuple[Entry, ...] = (
                 print(self.trainer.optimizers[0].param_groups[0]["lr"])
         """,
         remedy="""
-            `OptimizerHealth(auto_remedy=True)` raises the learning rate tenfold at a time, and takes the last raise back
-            if the loss is worse for it.
+            `OptimizerHealth(auto_remedy=True)` raises the learning rate to what a copy of the model has borne, or tenfold
+            at a time, and takes the last raise back if the loss is worse for it.
         """,
     ),
     Entry(
@@ -266,7 +269,8 @@ OPTIMISATION: tuple[Entry, ...] = (
             A norm grows with the number of parameters: a limit taken from a small model is too tight for a large one.
         """,
         remedy="""
-            `AutoClip()` loosens its own limit; one set by `Trainer(gradient_clip_val=...)` is for a person to change.
+            `AutoClip()` loosens its own limit, and one set by `Trainer(gradient_clip_val=...)` for as long as the fit goes
+            on; against a limit in your own code `OptimizerHealth(auto_remedy=True)` raises the rate by as much.
         """,
     ),
     Entry(
@@ -289,6 +293,6 @@ OPTIMISATION: tuple[Entry, ...] = (
             all parameters before training starts, and draw random changes of weights from one seed on every rank:
             `seed_everything(0)`. Then resume from a checkpoint made before they parted.
         """,
-        remedy="`OptimizerHealth(auto_remedy=True)` ends the run with an error that names the ranks and parameters.",
+        remedy="`OptimizerHealth(auto_remedy=True)` stops the run: what trains from there on is not one model.",
     ),
 )
