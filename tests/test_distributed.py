@@ -121,10 +121,11 @@ def test_a_failure_on_one_rank_switches_the_callback_off_on_both(tmp_path: Path)
 
 @pytest.mark.slow
 def test_replicas_that_hold_different_weights_are_told(tmp_path: Path) -> None:
-    for result in two_ranks(tmp_path, "x", extra="[OptimizerHealth(), Drifts()]"):
+    for result in two_ranks(tmp_path, "x", extra="[OptimizerHealth(auto_remedy=True), Drifts()]"):
         first = next(f for f in result["findings"] if f[0] == "replicas-diverged")
         assert first[1] <= 60
         assert first[2] == "critical"
+        assert first[3] == f"stopped the run at step {first[1]}"
         assert result["causes"][0] == "replicas-diverged"
         assert result["failed"] == []
 
