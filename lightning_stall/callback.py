@@ -81,6 +81,7 @@ class StallCallback(LightningCallback):
     codes: ClassVar[tuple[str, ...]] = ()  # what this callback may say
     shares: ClassVar[tuple[str, ...]] = ()  # names of the numbers `share` gives, one of each a rank and check
     reads_norms: ClassVar[bool] = True  # `before_step` or `observe` read each step's gradient norms, not checks' alone
+    reads_norms_there: ClassVar[bool] = False  # the same where the model is on an accelerator, though not on a CPU
     reads_updates: ClassVar[bool] = False  # `check` reads `hub.readings.update_ratios()`
     last_word: ClassVar[bool] = False  # concludes after all others (the report)
     stands_aside = False  # set by the entry point: where one of this class was given by hand, this one does nothing

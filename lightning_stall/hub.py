@@ -411,7 +411,8 @@ class Hub:
             self._intervals = tuple({m.every for m in self.members})
             self._calls = {v: [(m, getattr(m, v)) for m in self.members if v in m.verbs] for v in self._verbs()}
             readers = [m for m in self.members if m.verbs & {"before_step", "observe"}]
-            self._reads_norms = any(m.reads_norms for m in readers)
+            there = self.module.device.type != "cpu"
+            self._reads_norms = any(m.reads_norms or (there and m.reads_norms_there) for m in readers)
             self._reads_updates = any(m.reads_updates for m in self.members)
         return self._intervals
 

@@ -32,6 +32,7 @@ KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
 LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen, where epochs are endless
 SCALES = frozenset({"unscaled-inputs", "disparate-feature-scales"})
 STICKY = frozenset({"corrupt-samples", "unshuffled-data"})  # what was seen was there, though it may not come again
+NOW_AND_THEN = 8  # steps between gradient norms that are read for comparison alone
 MANY_BAD = 4  # batches with values that are not finite, from which on those are filled where most batches hold some
 FITTING = ("training", "validation")
 EVALUATIONS = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -71,6 +72,7 @@ class InputHealth(StallCallback):
     'nonfinite-inputs'
     """
 
+    reads_norms, reads_norms_there = False, True
     reads_updates = True
     codes = (
         "nonfinite-inputs",
@@ -200,8 +202,13 @@ class InputHealth(StallCallback):
         self._found = []
 
     def before_step(self, optimizer: Optimizer) -> None:
-        reading = self.hub.readings.gradients(optimizer)
-        bad, before = self.watch.bad_here, self._before
+        bad, odd, step = self.watch.bad_here, self.watch.odd, self.hub.step
+        wanted = odd or self.hub.checking or step % NOW_AND_THEN == 0 or self._remedy is not None
+        if not wanted and not isinstance(bad, Tensor):
+            return
+        reading, before = self.hub.readings.gradients(optimizer), self._before
+        if reading.known is not None and (not self._norms or self._norms[-1][0] != step):
+            self._norms.append((step, reading.known))
         self._before = reading.total if reading.known is None else reading.known
         together = self._remedy is not None and self.hub.distributed  # all ranks leave a step out, or none
         if self._remedy is not None and self.watch.far_here is not False:
@@ -215,7 +222,11 @@ class InputHealth(StallCallback):
         total = reading.total
         broken = ~torch.isfinite(total)
         # a run that was broken already shows nothing about this batch
-        spoilt = broken & bad & (torch.as_tensor(before).isfinite() if before is not None else True)
+        if isinstance(bad, Tensor):
+            sound = torch.as_tensor(before).isfinite() if before is not None else True
+        else:
+            sound = bool(broken) and all(bool(p.isfinite().all()) for p in reading.params)
+        spoilt = broken & bad & sound
         if isinstance(bad, Tensor):
             hurt = (
                 self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device, dtype=total.dtype)
@@ -237,7 +248,9 @@ class InputHealth(StallCallback):
             if len(self._first_losses) < 8 and math.isfinite(reading.loss):
                 self._first_losses.append(reading.loss)
             self._losses.append((reading.step, reading.loss))
-        self._norms.append((reading.step, reading.total_norm))
+        # one that nobody has read is no number, as the one of a step that was spoilt is
+        if len(reading.norms) and (not self._norms or self._norms[-1][0] < reading.step):
+            self._norms.append((reading.step, reading.total_norm))
 
     def epoch_end(self) -> None:
         self._epoch_over = True

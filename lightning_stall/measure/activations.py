@@ -29,6 +29,8 @@ _RESHAPES = frozenset(
     f"{name}Backward0"
     for name in ("Rsub", "View", "Unsqueeze", "Expand", "Reshape", "UnsafeView", "Transpose", "Permute")
 )
+MOST = 2**18  # values of an activation over many places that are looked at
+LEAST = 8  # samples
 ROW = 4  # values that a softmax shares one among, at least, to be looked at
 EDGE = 0.01  # of its range: a sigmoid under 0.01 or over 0.99 passes less than a hundredth of a gradient
 
@@ -119,8 +121,15 @@ def _output(node: Node, kind: Kind) -> Tensor | None:
 
 def fired(output: Tensor, channel: int) -> Tensor:
     """For each unit, whether it was above zero, or not a number, for any sample or place; shape (units,), bool."""
-    alive = ~(output <= 0)
+    alive = ~(_some(output) <= 0)
     return alive.transpose(0, channel).flatten(1).any(1)
+
+
+def _some(output: Tensor) -> Tensor:
+    """All of it, or of many places a sample as many samples as hold `MOST` values, and `LEAST` at least."""
+    if output.ndim < 3 or output.numel() <= MOST:
+        return output
+    return output[: max(LEAST, MOST * len(output) // output.numel())]
 
 
 def spread(output: Tensor) -> Tensor:
@@ -130,6 +139,7 @@ def spread(output: Tensor) -> Tensor:
 
 def at_the_edge(output: Tensor, kind: Kind, channel: int = -1) -> Tensor:
     """Share of all values within `EDGE` of the function's limits, of a softmax of its rows; shape ()."""
+    output = _some(output)
     if kind == "softmax":
         return (output > 1 - EDGE).any(channel).float().mean()
     if kind == "sigmoid":

@@ -71,6 +71,7 @@ class BatchWatch:
     measured: int = 0
     rows: int = 0
     plain: bool = True  # the loss is one built-in loss
+    _step: int = 0  # of the last look
     _hooks: EntryHooks = field(default_factory=EntryHooks)
 
     @property
@@ -81,6 +82,7 @@ class BatchWatch:
     def look(self, found: Sequence[Field], step: int, epoch: int, batch_idx: int) -> None:
         """Every batch: the extremes of each float field, and whether they are finite."""
         self.batches += 1
+        self._step = step
         for f in found:
             if not f.floating:
                 continue
@@ -109,6 +111,12 @@ class BatchWatch:
                     self.bad = locate(f, step, epoch, batch_idx)
             elif f.tensor.ndim and peak > SUSPICIOUS * history.usual:
                 history.rows[step] = int(row_of_largest(f.tensor))
+
+    @property
+    def odd(self) -> bool:
+        """Whether the host knows of something in the present batch that its gradients are to be looked at for."""
+        far = self.far_here is not False or self.bad_here is not False
+        return far or any(self._step in history.rows for history in self.extremes.values())
 
     def set_limits(self, name: str) -> bool:
         """From now on note batches in which this field leaps out of its history; waits for the device."""
