@@ -33,6 +33,8 @@ LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen
 SCALES = frozenset({"unscaled-inputs", "disparate-feature-scales"})
 STICKY = frozenset({"corrupt-samples", "unshuffled-data"})  # what was seen was there, though it may not come again
 NOW_AND_THEN = 8  # steps between gradient norms that are read for comparison alone
+LOOKED_AT = 64  # batches that are all looked at
+ENOUGH_LOSSES = 32  # of the last steps, that tell which loss is odd
 MANY_BAD = 4  # batches with values that are not finite, from which on those are filled where most batches hold some
 FITTING = ("training", "validation")
 EVALUATIONS = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -123,6 +125,8 @@ class InputHealth(StallCallback):
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._norms: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._seen = self._bad_batches = 0  # batches looked at for values that are not finite, and those that had some
+        self._backward_seen = False  # the last batch came to a backward pass that is told of
+        self._passed = False  # the present batch has not been looked at
         self._harmed = False  # such a batch has spoilt a step
         self._hurt: Tensor | None = None  # on an accelerator: the first step that such a batch spoilt, or -1
         self._before: Tensor | float | None = None  # the gradient norm of the step before
@@ -151,7 +155,12 @@ class InputHealth(StallCallback):
         starts = hub.readings.window_starts
         if starts:
             watch.bad_here, watch.bad, watch.far_here = False, None, False
-        watch.look(self._found, hub.step, hub.epoch, batch_idx)
+        self._passed = not self._looks_now()
+        self._backward_seen = False
+        if self._passed:
+            watch.pass_by(hub.step)
+        else:
+            watch.look(self._found, hub.step, hub.epoch, batch_idx)
         if self._remedy is not None and hub.may_wait and not hub.distributed:
             self._count_bad()
         if self._remedy is not None:
@@ -160,6 +169,24 @@ class InputHealth(StallCallback):
             watch.watch_entries(hub.module, self._found)
         else:
             watch.close()
+
+    def _looks_now(self) -> bool:
+        """Whether this batch is looked at before its forward pass; where the host has its loss, that may tell later."""
+        hub = self.hub
+        known = hub.module.device.type == "cpu" and self._backward_seen and len(self._losses) >= ENOUGH_LOSSES
+        now = self._remedy is not None or hub.checking or hub.step % NOW_AND_THEN == 0
+        return now or not known or self.watch.batches < LOOKED_AT
+
+    def _loss_is_odd(self) -> bool:
+        """Whether the loss of this micro-batch is none of those that the last steps had, of which some are beyond all."""
+        loss = self.hub.readings.loss_here
+        last = sorted(v for _, v in list(self._losses)[-ENOUGH_LOSSES:] if math.isfinite(v))
+        if loss is None or len(last) < ENOUGH_LOSSES // 2:
+            return True
+        loss *= self.hub.readings.accumulate
+        middle = last[len(last) // 2]
+        spread = last[3 * len(last) // 4] - last[len(last) // 4]
+        return not abs(loss - middle) <= 2 * spread
 
     def _count_bad(self) -> None:
         """Where most batches hold values that are not finite, leaving them out would leave nothing: fill them."""
@@ -187,7 +214,10 @@ class InputHealth(StallCallback):
     def before_backward(self, loss: Tensor) -> None:
         if self._measured:
             return
-        self._measured = True
+        self._measured = self._backward_seen = True
+        if self._passed and self._loss_is_odd():
+            self._passed = False
+            self.watch.look(self._found, self.hub.step, self.hub.epoch, self.hub.batch_idx, again=True)
         hub, watch = self.hub, self.watch
         fresh = hub.epoch == self._first_epoch and not self._epoch_over
         if hub.checking and hub.checks <= 4 and not watch.roles.certain:

@@ -79,9 +79,14 @@ class BatchWatch:
         """Whether every batch is still measured."""
         return self.measured < FIRST or (self.rows < LEAST_ROWS and self.measured < LONGEST)
 
-    def look(self, found: Sequence[Field], step: int, epoch: int, batch_idx: int) -> None:
-        """Every batch: the extremes of each float field, and whether they are finite."""
+    def pass_by(self, step: int) -> None:
+        """A batch that is not looked at, or not yet."""
         self.batches += 1
+        self._step = step
+
+    def look(self, found: Sequence[Field], step: int, epoch: int, batch_idx: int, again: bool = False) -> None:
+        """The extremes of each float field of a batch, and whether they are finite; `again` where it was passed by."""
+        self.batches += not again
         self._step = step
         for f in found:
             if not f.floating:
