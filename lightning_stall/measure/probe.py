@@ -89,9 +89,9 @@ def _features(x: Tensor) -> Tensor:
 
 
 def explained_without(x: Tensor, y: Tensor, categorical: bool) -> float:
-    """Share of the targets' variance that each sample's nearest others, or a line through all others, explain.
+    """Share of the targets' variance that each sample's nearest others explain, or a line or a parabola through all others.
 
-    The better of the two; NaN where neither is known. What they explain is there to be learnt; a model may well explain
+    The best of the three; NaN where none is known. What they explain is there to be learnt; a model may well explain
     more. Classes count as one column each.
 
     Args:
@@ -106,8 +106,9 @@ def explained_without(x: Tensor, y: Tensor, categorical: bool) -> float:
     far = torch.cdist(x, x)
     far.fill_diagonal_(torch.inf)
     near = y[far.topk(NEIGHBOURS, largest=False).indices].mean(1)
-    line = _left_out(x @ x.T / x.shape[1]) @ y
-    return 1.0 - min(float((y - guess).square().sum()) for guess in (near, line)) / float(y.square().sum())
+    alike = x @ x.T / x.shape[1]
+    line, bent = _left_out(alike) @ y, _left_out((1 + alike).square()) @ y
+    return 1.0 - min(float((y - guess).square().sum()) for guess in (near, line, bent)) / float(y.square().sum())
 
 
 def _left_out(kernel: Tensor) -> Tensor:

@@ -91,6 +91,10 @@ class Occasions:
     def _last(self) -> None:
         """The fit ends: short runs reach their verdict only here, and what nothing has helped is looked at once more."""
         hub = self.hub
+        rests = not hub.gate_open and not hub.mediocre and hub.half_way and hub.curve.n >= LONG_ENOUGH
+        if rests and self.trials.kept.queue and not self._explained():
+            spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
+            self._settle(self.trials.too_small(spoken), certain=True)  # what was held back speaks with it
         if self.settled:
             return
         if hub.gate_open and (not self.at or self.trials.hopeless):
@@ -104,9 +108,6 @@ class Occasions:
                 self._settle(self.trials.from_scratch(), certain=True)
             elif hub.curve.n >= LONG_ENOUGH and self._started_badly:
                 self._settle(self.trials.fresh_start(), certain=True)
-        elif hub.half_way and hub.curve.n >= LONG_ENOUGH and self.trials.kept.queue and not self._explained():
-            spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
-            self._settle(self.trials.too_small(spoken), spoken, certain=True)
 
     def _still_better(self) -> Finding | None:
         """A trial made on the way, whose fresh weights had come further in a few steps than the run has in all."""

@@ -16,7 +16,7 @@ from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
-from lightning_stall.trials.verdict import FEW_WEIGHTS, LEARNT, THERE, conclude, outlearnt, started_badly
+from lightning_stall.trials.verdict import FEW_WEIGHTS, LEARNT, THERE, conclude, falls_short, outlearnt, started_badly
 
 LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
 ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
@@ -136,13 +136,15 @@ class Trials:
 
         def ask(bench: Bench, steps: int) -> None:
             assert self.situation is not None
-            s = self.situation = replace(self.situation, state="stalled")
-            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > max(s.explained, 0.0) + THERE:
-                self._settle(bench, steps)
+            s = self.situation
+            if not 0 < s.weights < FEW_WEIGHTS * s.targets or not s.shown > max(s.explained, 0.0) + THERE:
+                return
+            fresh = (Arm(start="fresh", factor=f) for f in (1.0, 10.0))
+            for arm in (*(Arm(factor=f) for f in (0.1, 1.0, 10.0)), *fresh, Arm(start="fresh", adam=1e-2)):
+                self.fits.add(bench.fit(arm, steps))
 
-        if not self._on_a_copy(spoken, ask) or self.situation is None:
-            return []
-        return [c for c in conclude(self.situation, self.fits) if c.code == "insufficient-capacity"]
+        done = self._on_a_copy(spoken, ask, arms=6)
+        return falls_short(self.situation, self.fits) if done and self.situation is not None else []
 
     @property
     def does_well(self) -> bool:

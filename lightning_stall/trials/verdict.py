@@ -10,7 +10,7 @@ from lightning_stall.trials.records import WIN, Conclusion, Fit, Fits, Situation
 
 LEARNT = 0.1  # of what there was to gain at the start, below which the run has learnt nothing
 FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
-THERE = 0.15  # of the targets' variance, that nearest others, or a line, must explain above what the model does
+THERE = 0.12  # of the targets' variance, that nearest others, or a line, must explain above what the model does
 FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
 # units that pass no gradient are why the weights are stuck: a fresh start that learns bears that out
 STUCK = ("dead-activations", "saturated-activations", "vanishing-gradients")
@@ -103,6 +103,14 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     if s.start is not None and s.baseline is not None and s.start > FAR_ABOVE * s.baseline:
         return []  # whatever a lower rate does for it, it had to come down first
     return [_told(s, fits, "learning-rate-too-high", low, again)]
+
+
+def falls_short(s: Situation, fits: Fits) -> list[Conclusion]:
+    """A small model explains far less than its samples tell without it, and no rate and no other start brings it on."""
+    if not fits.all or any(map(s.won, fits.all.values())):
+        return []
+    best = max(fits.all.values(), key=s.gain)
+    return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5, shown=s.shown)]
 
 
 def started_badly(s: Situation, fits: Fits) -> list[Conclusion]:
