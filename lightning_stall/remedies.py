@@ -30,6 +30,7 @@ class RateScale:
     factors: dict[str, float] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list, repr=False)
     _saved: dict[int, list[Any]] = field(default_factory=dict, repr=False)
+    _optimizers: list[Optimizer] = field(default_factory=list, repr=False)
 
     @property
     def factor(self) -> float:
@@ -41,9 +42,20 @@ class RateScale:
         return 1.0 if id(optimizer) in self._saved else self.factor
 
     def install(self, optimizers: Iterable[Optimizer]) -> None:
-        """Put the hook pair on these optimizers (once)."""
+        """Act on these optimizers' steps, by a hook pair that is put on them as soon as there is a factor."""
         self.remove()
-        for optimizer in optimizers:
+        self._optimizers = list(optimizers)
+        if self.factor != 1.0:
+            self._hook()
+
+    def set(self, name: str, factor: float) -> None:
+        """Make `factor` the one that `name` owns."""
+        self.factors[name] = factor
+        if factor != 1.0 and not self._handles:
+            self._hook()
+
+    def _hook(self) -> None:
+        for optimizer in self._optimizers:
             raw = getattr(optimizer, "optimizer", optimizer)
             if hasattr(raw, "register_step_pre_hook"):
                 self._handles += [
@@ -57,6 +69,7 @@ class RateScale:
             handle.remove()
         self._handles.clear()
         self._saved.clear()
+        self._optimizers = []
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         factor = self.factor

@@ -132,7 +132,7 @@ class OptimizerHealth(StallCallback):
             if hasattr(optimizer, "register_step_post_hook") and self.hub.readings.scaler is None:
                 self._hooks.append(optimizer.register_step_post_hook(self._step_made))
         if self.auto_remedy:
-            self.hub.rate.factors[self.state_key] = self.climb.factor
+            self.hub.rate.set(self.state_key, self.climb.factor)
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
@@ -589,7 +589,7 @@ class OptimizerHealth(StallCallback):
         if done is None:
             return
         hub = self.hub
-        hub.rate.factors[self.state_key] = self.climb.factor
+        hub.rate.set(self.state_key, self.climb.factor)
         self.medians = [
             m * self.climb.factor / self.climb.last for m in self.medians[-1:]
         ]  # what the next check will see

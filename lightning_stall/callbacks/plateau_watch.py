@@ -626,7 +626,7 @@ class PlateauWatch(StallCallback):
         return max((float(rate) for rate in rates), default=0.0)
 
     def _apply(self) -> None:
-        self.hub.rate.factors[self.state_key] = self.scale
+        self.hub.rate.set(self.state_key, self.scale)
 
 
 def thrown(losses: Sequence[float], start: float, best: float) -> bool:
