@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
-from lightning_stall.hub import EARLY_ENOUGH
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
@@ -20,14 +19,12 @@ from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name, run_again
-from lightning_stall.remedies_rate import RateClimb
+from lightning_stall.remedies_rate import RateClimb, RateHelp
 from lightning_stall.sinks import themes
-from lightning_stall.trials.plan import STEPS
 from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
 
-HARDLY = 0.02  # relative way that all steps together can move the weights, under which no copy need be asked
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 
 _KEPT = (  # in a checkpoint
@@ -95,6 +92,7 @@ class OptimizerHealth(StallCallback):
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
         self.climb = RateClimb()
+        self.help = RateHelp(self)
         self._loosened_at = 0  # the step at which a limit was loosened
         self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
         self._look_anew()
@@ -118,7 +116,7 @@ class OptimizerHealth(StallCallback):
         self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
         self._idle_looks = 0
-        self._asked_early = self._unlimited = False
+        self.help = RateHelp(self)
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
     # ------------------------------------------------------------------ verbs
@@ -237,97 +235,24 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         if hub.distributed and hub.curve.recent:
             self._grow(hub.curve.recent)  # the mean of all ranks
-        if self.climb.raised_at and not self.climb.ended:
-            if not self.climb.tried and self._limit is not None:
-                self.climb.goal = 1 / self._limit["left"]
-            ratio = median(self.medians) if self.medians else 0.0
-            noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(self.climb.cooldown)
-            if self.medians or hub.curve.bad_steps:  # a check has measured the new rate
-                self._climbed(
-                    self.climb.judge(hub.step, ratio, math.inf if hub.curve.bad_steps else self._level(), noise)
-                )
+        self.help.judge()
         if hub.outcome.bad:
             self._judge_rate()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
-        if self.auto_remedy and not self.climb.raised_at and not self.climb.ended:
-            self._help_early()  # before anybody acts on a verdict that tells less
+        if self.auto_remedy:
+            self.help.early()  # before anybody acts on a verdict that tells less
 
     def act(self) -> None:
-        """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
-        hub, ratio, self._slow = self.hub, self._slow, None
-        if ratio is None or not self.auto_remedy or not hub.gate_open or self.climb.raised_at or self.climb.ended:
-            return
-        limit = self._limit
-        if limit is None or not self._to_be_loosened:
-            self._begin_climb(ratio, self._tried(ratio, limit), limit)
-
-    def _begin_climb(self, ratio: float, tried: float | None, limit: Mapping[str, float] | None) -> None:
-        goal = 1 / limit["left"] if limit is not None else 0.0
-        self._climbed(self.climb.begin(self.hub.step, ratio, self._level(), tried, goal))
+        ratio, self._slow = self._slow, None
+        if ratio is not None and self.auto_remedy:
+            self.help.act(ratio)
 
     @property
-    def _limit(self) -> Mapping[str, float] | None:
-        """What is known of a gradient limit that is too tight."""
-        return next((f.evidence for f in self.hub.journal.known() if f.code == "clipping-too-tight"), None)
-
-    @property
-    def _to_be_loosened(self) -> bool:
-        """Whether the Trainer's limit is another's to loosen, and that has not been done, or only just now."""
-        hub = self.hub
-        loosens = any("clipping-too-tight" in m.codes and m.auto_remedy and not m.failed for m in hub.members)
-        mended = hub.mended.get("clipping-too-tight", hub.step)
-        return bool(loosens and hub.trainer.gradient_clip_val and hub.step < mended + self.climb.cooldown)
-
-    def _tried(self, ratio: float, limit: Mapping[str, float] | None) -> float | None:
-        """How many times a copy bore the rate; where it learnt as it is, the user's own limit is what it was rid of."""
-        trials = self.hub.trials
-        if trials is None:
-            return None
-        tried = self._higher_rate(ratio)
-        return 1 / limit["left"] if tried is None and limit is not None and trials.does_well else tried
-
-    @property
-    def _planned(self) -> float:
+    def planned(self) -> float:
         """Optimizer steps in all; ten times those made where that is not known."""
         curve = self.hub.curve
         return curve.horizon if math.isfinite(curve.horizon) else 10.0 * max(curve.n, 1)
-
-    def _higher_rate(self, ratio: float) -> float | None:
-        """How many times a copy bore the rate, and learnt by it, at this update-to-weight ratio."""
-        most = 10 * rates.times_to_raise(ratio)
-        found: float | None = self.hub.trials.better_rate([10.0**i for i in range(1, 8) if 10.0**i <= most])
-        return found
-
-    def _help_early(self) -> None:
-        """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
-        hub = self.hub
-        if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.medians:
-            return
-        limit, ratio = self._limit, median(self.medians)
-        if hub.trainer.gradient_clip_val and hub.here <= LOOK:
-            return  # by the check of that step it is known whether this limit is what makes it slow
-        if limit is not None and self._to_be_loosened:
-            return  # the limit makes it slow, and is about to be loosened
-        low = rates.too_low(ratio, self._planned, self.rate)
-        if low is not None and (not self._asked_early or (self._unlimited and limit is not None)):
-            self._raise_early(low, ratio, limit)
-        elif not self._asked_early and low is None and max(ratio, self.largest_early) > rates.MUCH:
-            self._asked_early = True
-            for said in hub.trials.from_scratch((0.1, 0.01, 0.001), steps=STEPS):  # `PlateauWatch` heeds a trial
-                self.tell(said.code, said.summary, advice=said.advice, evidence={**said.evidence, "strength": 0.6})
-
-    def _raise_early(self, low: Verdict, ratio: float, limit: Mapping[str, float] | None) -> None:
-        """Raise a rate that can lead nowhere, where a copy bears it, or where none can be asked and it is very low."""
-        trials, asked = self.hub.trials, self._asked_early
-        tried = 1 / limit["left"] if asked and limit is not None else self._tried(ratio, limit)
-        declined = trials.declined is not None and not asked
-        self._unlimited = not asked and tried is None and not declined and trials.does_well  # of a limit in user code
-        self._asked_early = not declined or self.hub.curve.warm >= 2 * EARLY_ENOUGH
-        if tried is not None or (declined and (limit is not None or low.evidence["reach"] < HARDLY)):
-            self._asked_early = True
-            self.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
-            self._begin_climb(ratio, tried, limit)
 
     def epoch_end(self) -> None:
         """What the schedules that follow a metric have been shown."""
@@ -564,7 +489,7 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         state, e = hub.outcome.state, hub.outcome.evidence
         ratio = median(self.medians) if self.medians else math.nan
-        planned = self._planned
+        planned = self.planned
         spent = self.scheduled <= schedules.DEAD * self.top_rate
         flat = state in ("never learned", "stalled") and not spent
         groups = hub.readings.optimizers[0].param_groups
@@ -580,27 +505,6 @@ class OptimizerHealth(StallCallback):
             return
         overshoot = median(self.cosines) if self.cosines else 0.0
         self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))
-
-    def _level(self) -> float:
-        return self.hub.curve.level(self.climb.cooldown) if self.hub.curve.n else math.nan
-
-    def _climbed(self, done: str | None) -> None:
-        """Apply what the climb decided, and tell it."""
-        if done is None:
-            return
-        hub = self.hub
-        hub.rate.set(self.state_key, self.climb.factor)
-        self.medians = [
-            m * self.climb.factor / self.climb.last for m in self.medians[-1:]
-        ]  # what the next check will see
-        self.tell(
-            "learning-rate-too-low",
-            f"The loss stands at {self._level():.4g} at step {hub.step}; the schedule's rate is "
-            f"{self.rate / max(self.climb.last, 1e-30):.3g}.",
-            severity="info",
-            evidence={"factor_before": self.climb.last, "factor_after": self.climb.factor, "level": self._level()},
-            remedy=done,
-        )
 
     def _judge_decay(self) -> None:
         hub = self.hub
