@@ -516,7 +516,9 @@ class Hub:
         calm = self.outcome.state == "stalled" or not self.outcome.bad
         e = outcome.evidence
         beyond = e.get("level", 0.0) > FAR * max(e.get("start", math.inf), e.get("baseline", -math.inf))
-        fleeting = outcome.state in FLEETING and not (outcome.state == "diverging" and beyond)
+        fleeting = outcome.state in FLEETING and not (
+            outcome.state == "diverging" and beyond and not self.curve.leaps_now
+        )
         new = fleeting and calm and not self.distributed and not self.ending
         if new and self._looks.count(outcome.state) < 2:
             outcome = Outcome(self.outcome.state, outcome.step, outcome.evidence)  # perhaps noise: the next look tells

@@ -27,6 +27,7 @@ SHARED = 0.1  # share of the first loss, from which on it has fallen by what sam
 MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
 LATELY = 12  # optimizer steps, that are set beside as many before them
+MOST_LEAP = 30.0  # times the first loss, beyond which no plan adds to a loss
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
 
 
@@ -64,16 +65,19 @@ class LossCurve:
     recent: list[float] = field(default_factory=list, init=False)
     last: float = field(default=math.nan, init=False)
     bad_steps: int = field(default=0, init=False)  # non-finite losses in a row
+    rate: float = field(default=math.inf, init=False)  # of the last step
     top_rate: float = field(default=0.0, init=False)
     epochs: list[int] = field(
         default_factory=list, init=False
     )  # steps with a finite loss before each of the last epochs
+    leaps: list[int] = field(default_factory=list, init=False)  # of these, those at which the loss leapt
     rising_until: int = field(default=0, init=False)  # the last step at which the learning rate was still warming up
 
     def update(self, loss: float, rate: float = 0.0, new_epoch: bool = False) -> None:
         """Take the loss of the next optimizer step, the learning rate it was taken with, and whether an epoch begins."""
-        if new_epoch:
+        if new_epoch and rate <= 1.5 * self.rate:  # a loss that leaps with its rate leaps for it
             self.epochs = [*self.epochs[-7:], self.n]
+        self.rate = rate
         if rate > self.top_rate * 1.001:
             if self.top_rate > 0:
                 self.rising_until = self.n + 1
@@ -142,19 +146,39 @@ class LossCurve:
     def new_phase(self) -> int:
         """Steps since the loss leapt where an epoch began, as where a plan adds a term to it, and did not rise further.
 
-        0 where it did not, or does so each epoch.
+        0 where it did not; where it did so at the first such place, or at another, as over sorted samples.
         """
-        recent, offset = self.recent, self.n - len(self.recent)
-        jumps = [b - a for a, b in itertools.pairwise(recent)]
-        at = max(range(len(jumps)), key=jumps.__getitem__, default=0)
-        before, after = recent[max(0, at - LATELY + 1) : at + 1], recent[at + 1 :]
-        if offset + at + 1 not in self.epochs or len(before) < LATELY // 2 or len(after) < LATELY:
-            return 0
-        rise, half = median(after) - median(before), len(after) // 2
-        spread = max(before) - min(before)
-        others = sum(jumps[e - offset - 1] > 0.6 * rise for e in self.epochs if 0 < e - offset <= len(jumps))
-        leapt = rise > 10 * spread and rise > 0.25 * abs(self.first[0]) and jumps[at] > 0.5 * rise
-        return len(after) if leapt and others == 1 and fmean(after[half:]) < fmean(after[:half]) + 0.1 * rise else 0
+        offset = self.n - len(self.recent)
+        starts = [e for e in self.epochs if e > 0]
+        for e in starts:
+            before, after = (
+                self.recent[max(0, e - offset - LATELY) : max(0, e - offset)],
+                self.recent[max(0, e - offset) :],
+            )
+            if len(before) < LATELY // 2 or len(after) < LATELY:
+                continue
+            rise, half = median(after) - median(before), len(after) // 2
+            above = sorted(after[:LATELY])[1] > max(before)  # all but one of the next steps, however noisy
+            if not above or not 0.25 * abs(self.first[0]) < rise < MOST_LEAP * abs(self.first[0]):
+                continue
+            self.leaps = sorted({*self.leaps, e})
+            stays = fmean(after[half:]) < fmean(after[:half]) + 0.1 * rise
+            if stays and self.leaps == [e] and starts[0] < e:
+                return len(after)
+        return 0
+
+    @property
+    def leaps_now(self) -> bool:
+        """Whether an epoch has just begun, and the loss with it stands above all that came before."""
+        since = self.n - self.epochs[-1] if self.epochs else 0
+        if (
+            not 0 < since < 2 * LATELY
+            or not math.isfinite(self.last)
+            or len(self.recent) < since + LATELY // 2
+            or len(self.epochs) < 3
+        ):
+            return False
+        return min(self.recent[-since:]) > max(self.recent[-since - LATELY : -since])
 
     def since(self, steps: int) -> LossCurve:
         """A curve of the last steps alone, of which there are no more than are kept one by one."""

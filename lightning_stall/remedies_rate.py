@@ -16,7 +16,7 @@ from lightning_stall.verdicts.inputs import Verdict
 if TYPE_CHECKING:
     from lightning_stall.callbacks.optimizer_health import OptimizerHealth
 
-EARLY_STEPS = 32  # optimizer steps, by the check of which it is known whether a limit of the Trainer's is too tight
+EARLY_STEPS = 32  # optimizer steps, by the check of which it is known whether gradients are clipped too tightly
 HARDLY = 0.02  # relative way that all steps together can move the weights, under which no copy need be asked
 ENOUGH = 1e-3  # update-to-weight ratio from which on the rate is raised no more
 LEAP = 1e-4  # the ratio up to which a raise may go at once: weights so moved are hardly another model
@@ -164,11 +164,11 @@ class RateHelp:
         if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.owner.medians:
             return
         limit, ratio = self._limit, median(self.owner.medians)
-        if hub.trainer.gradient_clip_val and hub.here <= EARLY_STEPS:
-            return  # by the check of that step it is known whether this limit is what makes it slow
         if limit is not None and self._to_be_loosened:
             return  # the limit makes it slow, and is about to be loosened
         low = rates.too_low(ratio, self.owner.planned, self.owner.rate)
+        if low is not None and hub.here <= EARLY_STEPS:
+            return  # by the check of that step it is known whether a limit is what makes it slow
         if low is not None and (not self.asked or (self.unlimited and limit is not None)):
             self._raise_early(low, ratio, limit)
         elif not self.asked and low is None and max(ratio, self.owner.largest_early) > rates.MUCH:
@@ -187,7 +187,13 @@ class RateHelp:
         self.asked = not declined or self.owner.hub.curve.warm >= 2 * EARLY_ENOUGH
         if tried is not None or (declined and (limit is not None or low.evidence["reach"] < HARDLY)):
             self.asked = True
-            self.owner.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
+            if limit is None:
+                self.owner.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
+            else:  # the rate is raised for the limit, which is the cause
+                tight = next(f for f in self.owner.hub.journal.known() if f.code == "clipping-too-tight")
+                self.owner.tell(
+                    tight.code, tight.summary, advice=tight.advice, evidence=tight.evidence, where=tight.where
+                )
             self._begin_climb(ratio, tried, limit)
 
     def _level(self) -> float:

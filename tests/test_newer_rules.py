@@ -233,14 +233,9 @@ def staged(adds: bool, seed: int) -> StallReport:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_term_that_joins_the_loss_and_a_rate_that_throws_it(seed: int) -> None:
     joined, thrown = staged(adds=True, seed=seed), staged(adds=False, seed=seed)
-    assert (joined.outcome, "loss-oscillating" in spoken(joined)) == ("converged", False)
+    assert (spoken(joined), joined.outcome in ("converged", "learning")) == ([], True)
     assert "loss-diverging" in spoken(thrown)
     assert thrown.outcome not in ("learning", "converged")
-
-
-@pytest.mark.xfail(strict=True, reason="ten steps after the leap, at the first look, it is still called diverging")
-def test_a_term_that_joins_the_loss_is_not_called_diverging() -> None:
-    assert spoken(staged(adds=True, seed=0)) == []
 
 
 def test_a_new_phase() -> None:

@@ -164,7 +164,8 @@ class OptimizerHealth(StallCallback):
             if kept is not None and self._stepped.get(key):
                 count = self._uncleared.get(key)
                 self._uncleared[key] = kept.float() if count is None else count + kept.float()
-            self._stepped[key] = self._stepped.get(key, 0) + 1
+            if hub.cleared_at != hub.step:  # a step that a remedy has left out shows nothing
+                self._stepped[key] = self._stepped.get(key, 0) + 1
             if key not in self._found and any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self._found.add(key)
             there = self._there.pop(key, None)
