@@ -69,8 +69,8 @@ class Recorder(Callback):
 
 
 def load_cases() -> dict[str, Case]:
-    """Import every module under `well`, `sick`, `unseen`, `later`, `fourth`, `fifth` and `sixth`, which fills CASES."""
-    for part in ("well", "sick", "unseen", "later", "fourth", "fifth", "sixth"):
+    """Import every module under `well`, `sick`, `unseen`, `later`, `fourth`, `fifth`, `sixth` and `seventh`, which fills CASES."""
+    for part in ("well", "sick", "unseen", "later", "fourth", "fifth", "sixth", "seventh"):
         package = importlib.import_module(f"benchmarks.zoo.{part}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
@@ -78,9 +78,9 @@ def load_cases() -> dict[str, Case]:
 
 
 def part(case: Case) -> str:
-    """ "seen", or "unseen", "later", "fourth", "fifth" and "sixth" for those that were written without sight of the ones before."""
+    """ "seen", or "unseen", "later", "fourth", "fifth", "sixth" and "seventh" for those that were written without sight of the ones before."""
     module = case.build.__module__
-    return next((name for name in ("unseen", "later", "fourth", "fifth", "sixth") if f".{name}." in module), "seen")
+    return next((name for name in ("unseen", "later", "fourth", "fifth", "sixth", "seventh") if f".{name}." in module), "seen")
 
 
 def digest(module: LightningModule) -> str:
