@@ -32,6 +32,11 @@ EARLY = 16  # optimizer steps in which a model still is as it was made
 DEEP = 5  # activations in a row from which on a signal may fade
 FADED = 0.01  # share of the spread between samples that is left, under which it has
 MEMORY = 4  # checks over which a unit must not have fired
+FAR_ERROR = 1000.0  # times a constant predictor's loss, that the first loss of a regression may be
+COME_DOWN = 0.5  # share of a constant predictor's loss, from which on a run has made up for its start
+SQUARES = ("mse", "l1", "smooth l1")
+# what a start far too large brings with it: steps that are nothing beside such weights
+COMES_OF_IT = frozenset({"learning-rate-too-low", "exploding-gradients", "vanishing-gradients"})
 FAR_OFF = 8.0  # times the loss of even odds, that a classifier's first loss may be
 GAIN = (0.03, 8.0)  # standard deviation times sqrt(fan_in) within which training starts
 
@@ -399,9 +404,11 @@ class ActivationHealth(StallCallback):
         """Where nothing else is known: before any step a classifier knows nothing, and should be as unsure as that."""
         hub = self.hub
         first, even = hub.curve.first[0] if hub.curve.first else math.nan, hub.labels.even_odds
-        if even is None or not FAR_OFF * even < first < math.inf:
+        known = {f.code for f in hub.journal.known() if stands_alone(f)}
+        if even is None:
+            self._look_at_first_error(first, known)
             return
-        if any(stands_alone(f) for f in hub.journal.known()):
+        if known or not FAR_OFF * even < first < math.inf:
             return
         self.tell(
             "bad-initialization",
@@ -414,6 +421,29 @@ class ActivationHealth(StallCallback):
                 "first_loss": first,
                 "even_odds": even,
                 "strength": min(0.9, 0.4 + 0.3 * math.log10(first / even / FAR_OFF)),
+            },
+            where=("the loss",),
+        )
+
+    def _look_at_first_error(self, first: float, known: set[str]) -> None:
+        """The same of a regression: first outputs hundreds of times as far off as the targets' own spread."""
+        hub = self.hub
+        base = hub.baseline if hub.labels.kind in SQUARES else None
+        if base is None or not known <= COMES_OF_IT or not hub.outcome.bad:
+            return
+        if not FAR_ERROR * base < first < math.inf or not hub.outcome.evidence.get("explained", 1.0) < COME_DOWN:
+            return
+        self.tell(
+            "bad-initialization",
+            f"The first loss is {first:.4g}, {first / base:.3g} times that of a constant prediction: the first outputs are "
+            f"far larger than the targets, and the run has not made up for it; up to {FAR_ERROR:g} times would pass.",
+            advice="Leave torch's own initialisation, or scale what adds up on its way through the layers:\n\n"
+            "    x = x + layer(x) / depth**0.5",
+            statistical=True,
+            evidence={
+                "first_loss": first,
+                "baseline": base,
+                "strength": min(0.9, 0.4 + 0.2 * math.log10(first / base / FAR_ERROR)),
             },
             where=("the loss",),
         )
