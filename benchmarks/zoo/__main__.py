@@ -192,7 +192,9 @@ def save(verdicts: Sequence[Verdict], path: Path) -> None:
 def arguments() -> argparse.ArgumentParser:
     """Which cases and seeds; the comparison with other tools takes the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("seen", "unseen", "later", "fourth", "fifth", "sixth", "seventh", "all"), default="all")
+    parser.add_argument(
+        "--part", choices=("seen", "unseen", "later", "fourth", "fifth", "sixth", "seventh", "all"), default="all"
+    )
     parser.add_argument("--seeds", default="0", help="comma separated")
     parser.add_argument("--match", default="", help="only cases whose name, family or causes hold one of these texts")
     parser.add_argument("--well-only", action="store_true")

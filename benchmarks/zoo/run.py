@@ -80,7 +80,9 @@ def load_cases() -> dict[str, Case]:
 def part(case: Case) -> str:
     """ "seen", or "unseen", "later", "fourth", "fifth", "sixth" and "seventh" for those that were written without sight of the ones before."""
     module = case.build.__module__
-    return next((name for name in ("unseen", "later", "fourth", "fifth", "sixth", "seventh") if f".{name}." in module), "seen")
+    return next(
+        (name for name in ("unseen", "later", "fourth", "fifth", "sixth", "seventh") if f".{name}." in module), "seen"
+    )
 
 
 def digest(module: LightningModule) -> str:
