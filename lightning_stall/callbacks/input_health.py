@@ -45,7 +45,8 @@ class InputHealth(StallCallback):
     """Watches the batches: inputs, targets, their order, and whether validation saw them too.
 
     Inputs and targets are told apart by what reaches the first layers and the loss. Every batch is looked at for values
-    that are not finite and for outliers; the first 32 batches, and those of checks, are measured in full.
+    that are not finite and for outliers (on a CPU, after the first 64, every eighth, and each whose loss is odd); the first
+    32 batches, and those of checks, are measured in full.
 
     Says: nonfinite-inputs, unscaled-inputs, disparate-feature-scales, categorical-as-numeric, constant-inputs,
     unscaled-targets, corrupt-samples, class-imbalance, unshuffled-data, train-val-leakage, too-little-data,
