@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
-from lightning_stall.callbacks.rate_help import RateHelp
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
@@ -22,6 +21,7 @@ from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
+from lightning_stall.trials.raising import RateHelp
 from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
