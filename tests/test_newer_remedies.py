@@ -300,7 +300,7 @@ def raised_at(report: StallReport) -> list[int]:
     return [int(r.removeprefix(start).split(",")[0]) for r in done(report) if r.startswith(start)]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_a_rate_that_leads_nowhere_is_raised_early(by_hand: bool, seed: int) -> None:
     torch.manual_seed(seed)
