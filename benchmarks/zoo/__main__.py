@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.zoo.case import Case
 from benchmarks.zoo.figures import near_twin, refused, reliability, remediable, summary, wrong_words
-from benchmarks.zoo.run import load_cases, part
+from benchmarks.zoo.run import HELD_OUT, load_cases, part
 from benchmarks.zoo.verdict import Verdict, examine, plain
 
 
@@ -192,9 +192,7 @@ def save(verdicts: Sequence[Verdict], path: Path) -> None:
 def arguments() -> argparse.ArgumentParser:
     """Which cases and seeds; the comparison with other tools takes the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--part", choices=("seen", "unseen", "later", "fourth", "fifth", "sixth", "seventh", "all"), default="all"
-    )
+    parser.add_argument("--part", choices=("seen", *HELD_OUT, "all"), default="all")
     parser.add_argument("--seeds", default="0", help="comma separated")
     parser.add_argument("--match", default="", help="only cases whose name, family or causes hold one of these texts")
     parser.add_argument("--well-only", action="store_true")

@@ -381,11 +381,17 @@ class BatchNormBatchSizeGuard(StallCallback):
         if hub.step < PROBE_FROM or not hub.curve.first or not ask or self._rehearsal is None:
             return
         self._probed = hub.step
-        losses = self._rehearsal.losses(batch, batch_idx)
-        if losses is not None:
-            top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
-            self.apart.update(hub.step, *losses, top, hub.curve.noise())
+        if self._set_apart(self._rehearsal, batch, batch_idx):
             hub.evaluates_apart = self.apart.streak >= verdicts.IN_A_ROW
+
+    def _set_apart(self, rehearsal: Rehearsal, batch: Any, batch_idx: int) -> bool:
+        """Take the loss of this batch both ways; whether it could be had."""
+        hub, losses = self.hub, rehearsal.losses(batch, batch_idx)
+        if losses is None:
+            return False
+        top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
+        self.apart.update(hub.step, *losses, top, hub.curve.noise())
+        return True
 
     def _probe_last(self) -> None:
         """What came after the last step, as at the end of an epoch, may have filled the averages with something else."""
@@ -393,14 +399,14 @@ class BatchNormBatchSizeGuard(StallCallback):
         settled = all(hub.step * (m.momentum or 0.1) >= verdicts.SETTLED for m in self.seen.layers)
         if batch is None or hub.distributed or hub.step < PROBE_FROM or not settled or self._rehearsal is None:
             return
-        losses = self._rehearsal.losses(batch, batch_idx)
-        if losses is None:
+        apart = self.apart
+        if not self._set_apart(self._rehearsal, batch, batch_idx):
             return
-        top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
-        by_batch, by_running = losses
-        self.apart.update(hub.step, *losses, top, hub.curve.noise())
-        if self.apart.streak and by_batch < 0.5 * top and not by_running <= top:  # worse than having learnt nothing
-            self.apart.streak = max(self.apart.streak, verdicts.IN_A_ROW)
+        _, by_batch, by_running = apart.probes[-1]
+        if (
+            apart.streak and by_batch < 0.5 * apart.top and not by_running <= apart.top
+        ):  # worse than having learnt nothing
+            apart.streak = max(apart.streak, verdicts.IN_A_ROW)
 
     def _bring_copies(self) -> None:
         """Give a moving copy's layers the statistics of those that it copies, before they are evaluated by."""

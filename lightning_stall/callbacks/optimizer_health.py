@@ -93,7 +93,6 @@ class OptimizerHealth(StallCallback):
         self.growth = 1.0  # of the loss, from its least to its last finite value
         self.lowest = math.inf
         self.climb = RateClimb()
-        self.help = RateHelp(self)
         self._loosened_at = 0  # the step at which a limit was loosened
         self._slow: float | None = None  # update-to-weight ratio of a rate that was just found too low
         self._look_anew()

@@ -514,17 +514,12 @@ class PlateauWatch(StallCallback):
         self.scale *= min(e.get("factor", 1.0), 1.0)
         self._apply()
         back = ""
-        first = self.first if self.first.taken else self.good
         lost = e.get("fresh") or hub.outcome.state in ("diverging", "oscillating")
-        if lost and self.rollback and first.taken and first.step == 0:
-            # what the high rate did to the weights no low one mends
-            first.restore(hub.readings.optimizers)
-            hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
-            back = ", and went back to the weights it began with"
+        if lost and (first := self._beginning) is not None:
+            back = self._begin_with(first)  # what the high rate did to the weights no low one mends
         elif self.scale == old:
             return False
-        self.changed_at, self.rests_until = 0, hub.step + (self.cooldown or 50)  # the trial has judged it already
-        self.plateau.since = self.plateau.failed = 0
+        self._rest()  # the trial has judged it already
         now = rate * self.scale / old
         self.tell(
             "loss-plateau",
@@ -538,9 +533,9 @@ class PlateauWatch(StallCallback):
     def _heed_first_steps(self) -> bool:
         """Where no copy can be asked: what the first steps threw about begins anew, with steps of a usual length."""
         hub = self.hub
-        first = self.first if self.first.taken else self.good
+        first = self._beginning
         asked = hub.trials is not None and hub.trials.declined is None
-        if asked or self.tried_at or not self.rollback or not hub.gate_open or not (first.taken and first.step == 0):
+        if asked or self.tried_at or not hub.gate_open or first is None:
             return False
         high = next((f for f in hub.journal.known() if f.code == "learning-rate-too-high"), None)
         ratio = high.evidence.get("ratio", 0.0) if high is not None else 0.0
@@ -549,20 +544,34 @@ class PlateauWatch(StallCallback):
         rate, self.tried_at = self._rate() * hub.rate.factor, hub.step
         self.scale *= max(LEAST_CUT, USUAL / ratio)
         self._apply()
-        first.restore(hub.readings.optimizers)
-        hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
-        self.changed_at, self.rests_until = 0, hub.step + (self.cooldown or 50)
-        self.plateau.since = self.plateau.failed = 0
+        back = self._begin_with(first)
+        self._rest()
         now = self._rate() * hub.rate.factor
         self.tell(
             "loss-plateau",
             f"The first steps moved the weights by {ratio:.2g} times their size; {USUAL:g} is usual at most.",
             severity="info",
             evidence={"rate_before": rate, "rate_after": now, "ratio": ratio},
-            remedy=f"reduced the learning rate from {rate:.3g} to {now:.3g} at step {hub.step}, and went back to the weights "
-            "it began with",
+            remedy=f"reduced the learning rate from {rate:.3g} to {now:.3g} at step {hub.step}{back}",
         )
         return True
+
+    @property
+    def _beginning(self) -> WeightsSnapshot | None:
+        """The weights that the run began with, where they are kept and may be gone back to."""
+        first = self.first if self.first.taken else self.good
+        return first if self.rollback and first.taken and first.step == 0 else None
+
+    def _begin_with(self, first: WeightsSnapshot) -> str:
+        """Go back to these weights, as if no step had been made."""
+        first.restore(self.hub.readings.optimizers)
+        self.hub.curve.load_state_dict(LossCurve(horizon=self.hub.curve.horizon).state_dict())
+        return ", and went back to the weights it began with"
+
+    def _rest(self) -> None:
+        """After a change that needs no verdict of its own: nothing more for a while."""
+        self.changed_at, self.rests_until = 0, self.hub.step + (self.cooldown or 50)
+        self.plateau.since = self.plateau.failed = 0
 
     def _keep(self) -> None:
         hub = self.hub

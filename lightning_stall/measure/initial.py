@@ -32,7 +32,10 @@ class Start:
 
 
 def starts(module: nn.Module) -> list[Start]:
-    """The linear, convolution and recurrent layers of a module that need a gradient, and embeddings that are very wide. Waits for the device, once."""
+    """The linear, convolution and recurrent layers that need a gradient, and embeddings that are very wide.
+
+    Waits for the device, once.
+    """
     named = [(n, m) for n, m in module.named_modules() if isinstance(m, _KINDS)]
     layers, packed = [], []
     with torch.no_grad():

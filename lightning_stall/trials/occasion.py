@@ -93,8 +93,7 @@ class Occasions:
         hub = self.hub
         rests = not hub.gate_open and not hub.mediocre and hub.half_way and hub.curve.n >= LONG_ENOUGH
         if rests and self.trials.kept.queue and not self._explained():
-            spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
-            self._settle(self.trials.too_small(spoken), certain=True)  # what was held back speaks with it
+            self._settle(self.trials.too_small(self._told), certain=True)  # what was held back speaks with it
         if self.settled:
             return
         if hub.gate_open and (not self.at or self.trials.hopeless):
@@ -121,8 +120,12 @@ class Occasions:
     @property
     def _started_badly(self) -> bool:
         """Whether its first weights are thought unfit, and nothing else is known."""
-        causes = {f.code for f in self.hub.journal.known() if stands_alone(f)}
-        return "bad-initialization" in causes <= STARTS
+        return "bad-initialization" in self._told <= STARTS
+
+    @property
+    def _told(self) -> frozenset[str]:
+        """The causes that others have told, or would once the run fares badly."""
+        return frozenset(f.code for f in self.hub.journal.known() if stands_alone(f))
 
     @property
     def _stuck(self) -> bool:
@@ -197,7 +200,7 @@ class Occasions:
         if self._explained():
             return
         self.at, self.epoch = hub.step, hub.epoch
-        spoken = frozenset(f.code for f in hub.journal.known() if stands_alone(f))
+        spoken = self._told
         self._settle(self.trials.run(spoken), spoken, certain)
 
     def _settle(self, said: Sequence[Conclusion], spoken: Set[str] = frozenset(), certain: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -96,11 +96,8 @@ class Trials:
         None where none does, where the present rate does well too, and where no trial can be made. Changes nothing.
         """
 
-        def sweep(bench: Bench, steps: int) -> None:
-            for factor in (1.0, *factors):
-                self.fits.add(bench.fit(Arm(factor=factor), steps))
-
-        if not self._on_a_copy(frozenset(), sweep, arms=1 + len(factors)) or self.situation is None:
+        arms = [Arm(factor=factor) for factor in (1.0, *factors)]
+        if not self._on_a_copy(frozenset(), self._sweep(arms), arms=len(arms)) or self.situation is None:
             return None
         s, rates = self.situation, self.fits.rates("now")
         if self.does_well:
@@ -113,37 +110,30 @@ class Trials:
     def from_scratch(self, factors: Sequence[float] = (0.1, 0.01), steps: int | None = None) -> list[Conclusion]:
         """Whether fresh weights learn more at a lower rate, in as many steps at most, than the run in all of its own."""
 
-        def sweep(bench: Bench, steps: int) -> None:
-            for factor in (1.0, *factors):
-                self.fits.add(bench.fit(Arm(start="fresh", factor=factor), steps))
-
-        done = self._on_a_copy(frozenset(), sweep, arms=1 + len(factors), most=steps or self.hub.curve.n)
-        if not done or self.situation is None:
-            return []
-        return outlearnt(self.situation, self.fits)
+        arms = [Arm(start="fresh", factor=factor) for factor in (1.0, *factors)]
+        most = steps or self.hub.curve.n
+        done = self._on_a_copy(frozenset(), self._sweep(arms), arms=len(arms), most=most)
+        return outlearnt(self.situation, self.fits) if done and self.situation is not None else []
 
     def fresh_start(self) -> list[Conclusion]:
         """Whether weights as the layers draw them learn more, in a few steps, than the run from its own in all."""
 
-        def start(bench: Bench, steps: int) -> None:
-            self.fits.add(bench.fit(Arm(start="fresh"), steps))
-
-        done = self._on_a_copy(frozenset({"bad-initialization"}), start, arms=1, most=self.hub.curve.n)
+        sweep = self._sweep([Arm(start="fresh")])
+        done = self._on_a_copy(frozenset({"bad-initialization"}), sweep, arms=1, most=self.hub.curve.n)
         return started_badly(self.situation, self.fits) if done and self.situation is not None else []
 
     def too_small(self, spoken: frozenset[str]) -> list[Conclusion]:
         """Of a model of few weights that has ended half way: whether it could not have learnt what its samples tell."""
+        arms = [Arm(factor=f) for f in (0.1, 1.0, 10.0)]
+        arms += [Arm(start="fresh"), Arm(start="fresh", factor=10.0), Arm(start="fresh", adam=1e-2)]
 
         def ask(bench: Bench, steps: int) -> None:
             assert self.situation is not None
             s = self.situation
-            if not 0 < s.weights < FEW_WEIGHTS * s.targets or not s.shown > max(s.explained, 0.0) + THERE:
-                return
-            fresh = (Arm(start="fresh", factor=f) for f in (1.0, 10.0))
-            for arm in (*(Arm(factor=f) for f in (0.1, 1.0, 10.0)), *fresh, Arm(start="fresh", adam=1e-2)):
-                self.fits.add(bench.fit(arm, steps))
+            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > max(s.explained, 0.0) + THERE:
+                self._sweep(arms)(bench, steps)
 
-        done = self._on_a_copy(spoken, ask, arms=6)
+        done = self._on_a_copy(spoken, ask, arms=len(arms))
         return falls_short(self.situation, self.fits) if done and self.situation is not None else []
 
     @property
@@ -152,6 +142,15 @@ class Trials:
         return self.situation is not None and self.situation.won(self.fits.rates("now").get(1.0))
 
     # ------------------------------------------------------------------ how it is done
+
+    def _sweep(self, arms: Sequence[Arm]) -> Callable[[Bench, int], None]:
+        """What fits each of these arms in so many steps."""
+
+        def sweep(bench: Bench, steps: int) -> None:
+            for arm in arms:
+                self.fits.add(bench.fit(arm, steps))
+
+        return sweep
 
     def _on_a_copy(self, spoken: frozenset[str], what: Any, arms: int = ARMS, most: int = STEPS) -> bool:
         """Whether `what(bench, steps)` was begun; whichever fits it made in its time are in `fits`."""

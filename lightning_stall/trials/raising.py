@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING
 
+from lightning_stall.finding import Finding
 from lightning_stall.hub import EARLY_ENOUGH
 from lightning_stall.trials.plan import STEPS
 from lightning_stall.verdicts import rates
@@ -36,8 +36,8 @@ class RateHelp:
         owner, climb, hub = self.owner, self.owner.climb, self.owner.hub
         if not climb.raised_at or climb.ended:
             return
-        if not climb.tried and self._limit is not None:
-            climb.goal = 1 / self._limit["left"]
+        if not climb.tried and (limit := self._limit) is not None:
+            climb.goal = 1 / limit.evidence["left"]
         ratio = median(owner.medians) if owner.medians else 0.0
         noise = hub.outcome.evidence.get("noise", 0.0) / math.sqrt(climb.cooldown)
         if owner.medians or hub.curve.bad_steps:  # a check has measured the new rate
@@ -52,14 +52,14 @@ class RateHelp:
         if limit is None or not self._to_be_loosened:
             self._begin_climb(ratio, self._tried(ratio, limit), limit)
 
-    def _begin_climb(self, ratio: float, tried: float | None, limit: Mapping[str, float] | None) -> None:
-        goal = 1 / limit["left"] if limit is not None else 0.0
+    def _begin_climb(self, ratio: float, tried: float | None, limit: Finding | None) -> None:
+        goal = 1 / limit.evidence["left"] if limit is not None else 0.0
         self._climbed(self.owner.climb.begin(self.owner.hub.step, ratio, self._level(), tried, goal))
 
     @property
-    def _limit(self) -> Mapping[str, float] | None:
+    def _limit(self) -> Finding | None:
         """What is known of a gradient limit that is too tight."""
-        return next((f.evidence for f in self.owner.hub.journal.known() if f.code == "clipping-too-tight"), None)
+        return next((f for f in self.owner.hub.journal.known() if f.code == "clipping-too-tight"), None)
 
     @property
     def _to_be_loosened(self) -> bool:
@@ -69,13 +69,13 @@ class RateHelp:
         mended = hub.mended.get("clipping-too-tight", hub.step)
         return bool(loosens and hub.trainer.gradient_clip_val and hub.step < mended + self.owner.climb.cooldown)
 
-    def _tried(self, ratio: float, limit: Mapping[str, float] | None) -> float | None:
+    def _tried(self, ratio: float, limit: Finding | None) -> float | None:
         """How many times a copy bore the rate; where it learnt as it is, the user's own limit is what it was rid of."""
         trials = self.owner.hub.trials
         if trials is None:
             return None
         tried = self._higher_rate(ratio)
-        return 1 / limit["left"] if tried is None and limit is not None and trials.does_well else tried
+        return 1 / limit.evidence["left"] if tried is None and limit is not None and trials.does_well else tried
 
     def _higher_rate(self, ratio: float) -> float | None:
         """How many times a copy bore the rate, and learnt by it, at this update-to-weight ratio."""
@@ -105,10 +105,10 @@ class RateHelp:
                     said.code, said.summary, advice=said.advice, evidence={**said.evidence, "strength": 0.6}
                 )
 
-    def _raise_early(self, low: Verdict, ratio: float, limit: Mapping[str, float] | None) -> None:
+    def _raise_early(self, low: Verdict, ratio: float, limit: Finding | None) -> None:
         """Raise a rate that can lead nowhere, where a copy bears it, or where none can be asked and it is very low."""
         trials, asked = self.owner.hub.trials, self.asked
-        tried = 1 / limit["left"] if asked and limit is not None else self._tried(ratio, limit)
+        tried = 1 / limit.evidence["left"] if asked and limit is not None else self._tried(ratio, limit)
         declined = trials.declined is not None and not asked
         self.unlimited = not asked and tried is None and not declined and trials.does_well  # of a limit in user code
         self.asked = not declined or self.owner.hub.curve.warm >= 2 * EARLY_ENOUGH
@@ -117,9 +117,8 @@ class RateHelp:
             if limit is None:
                 self.owner.tell(low.code, low.summary, advice=low.advice, evidence={**low.evidence, "trial": 1.0})
             else:  # the rate is raised for the limit, which is the cause
-                tight = next(f for f in self.owner.hub.journal.known() if f.code == "clipping-too-tight")
                 self.owner.tell(
-                    tight.code, tight.summary, advice=tight.advice, evidence=tight.evidence, where=tight.where
+                    limit.code, limit.summary, advice=limit.advice, evidence=limit.evidence, where=limit.where
                 )
             self._begin_climb(ratio, tried, limit)
 
