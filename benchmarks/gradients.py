@@ -1,9 +1,9 @@
 """What reading and clipping gradients costs, ours beside the others, in one run: `python -m benchmarks.gradients`.
 
 Two tables. *Reading*: milliseconds for the gradients of a model as raw tensors, beside the floor, which is the time to
-read their bytes once at the machine's copy bandwidth. *Step*: a whole Lightning step bare and with each callback, in
-paired runs: every round fits all variants one after the other, and a variant's cost is the median over rounds of its
-step over the bare one's. `--gpu` takes a GPT-2 of 124M parameters (bf16-mixed, fused AdamW); `--json F` writes the
+read their bytes once at the machine's copy bandwidth. *Step*: a whole Lightning step bare and with each callback: the
+variants take turns within one run (`benchmarks.turns`), or, where the GPU is busy all the time, every round fits all
+of them one after the other, and a variant's cost is the median over rounds of its step over the bare one's. `--gpu` takes a GPT-2 of 124M parameters (bf16-mixed, fused AdamW); `--json F` writes the
 numbers to a file. Ends within four minutes on an H200. On the CPU time is that of the processor, on one thread, which
 other programs on the machine disturb least; on a GPU it is the clock's.
 """
@@ -30,6 +30,7 @@ from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.turns import keep_memory, taking_turns
 from lightning_stall import AutoClip, GradientHealth
 from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost
 from lightning_stall.measure.gradients import gradient_norms, total_norm
@@ -383,6 +384,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="GPT-2 on the first CUDA device, after the CPU part")
     parser.add_argument("--json", metavar="F", help="write the numbers to this file")
     arguments = parser.parse_args()
+    keep_memory("benchmarks.gradients")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -396,8 +398,8 @@ def main() -> None:
     if not arguments.gpu:
         out["cpu"]["reading"]["gpt"] = reading("a GPT of 4 layers on the CPU", gpt_shapes(4, 256, 8192, 256), cpu)
     x = torch.randn(96, 64), torch.randint(0, 10, (96,))
-    rounds = 3 if arguments.gpu else 9
-    out["cpu"]["step"] = steps("MLP on the CPU", Mlp, x, 300, rounds, begun + DEADLINE / 3, accelerator="cpu")
+    rounds = 100 if arguments.gpu else 400
+    out["cpu"]["step"] = taking_turns("MLP on the CPU", fit, Mlp, x, rounds, variants(), aim=0.15, accelerator="cpu")
     torch.set_num_threads(threads)
     if arguments.gpu:
         device = torch.device("cuda", 0)
@@ -413,9 +415,8 @@ def main() -> None:
         gpu["reading"]["1.5B"] = reading("GPT-2 1.5B, float32", gpt_shapes(48, 1600), device)
         torch.cuda.empty_cache()
         until = begun + DEADLINE
-        ours = ["bare", "GradientHealth", "AutoClip", "GradientHealth + AutoClip", "torch clip_grad_norm_"]
-        gpu["step"]["2x256"] = steps(
-            "GPT-2 124M, batch 2 x 256", Gpt, small, 60, 8, begun + 0.6 * DEADLINE, True, ours, **settings
+        gpu["step"]["2x256"] = taking_turns(
+            "GPT-2 124M, batch 2 x 256", fit, Gpt, small, 60, variants(), aim=0.05, **settings
         )
         gpu["step"]["16x1024"] = steps("GPT-2 124M, batch 16 x 1024", Gpt, large, 20, 3, until, **settings)
     out["seconds"] = time.perf_counter() - begun

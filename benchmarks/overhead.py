@@ -34,7 +34,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.gradients import Clock, Gpt, Mlp, fit, now, waits
-from lightning_stall import StallCallback, StallReport, stall_callbacks
+from benchmarks.turns import keep_memory, taking_turns
+from lightning_stall import (
+    ActivationHealth,
+    BatchNormBatchSizeGuard,
+    DataStarvationMonitor,
+    InputHealth,
+    LossCheck,
+    StallCallback,
+    StallReport,
+    stall_callbacks,
+)
 from lightning_stall.hub import Hub
 
 FIRST = 34  # the optimizer step after our last early check
@@ -43,6 +53,14 @@ AIMS = {"a": 0.20, "b": 0.04, "c large": 0.007, "c small": 0.06, "d": 0.007, "e"
 
 def family() -> list[Any]:
     return stall_callbacks()
+
+
+def groups() -> dict[str, Callable[[], list[Any]]]:
+    """Two parts of the family that are often used by themselves."""
+    return {
+        "BatchNorm and input pipeline": lambda: [BatchNormBatchSizeGuard(), DataStarvationMonitor()],
+        "inputs, loss, activations": lambda: [InputHealth(), LossCheck(), ActivationHealth()],
+    }
 
 
 def empty() -> list[Callback]:
@@ -363,6 +381,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="F", help="write the numbers to this file")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    keep_memory("benchmarks.overhead")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     StallReport.conclude = lambda self: None  # type: ignore[method-assign]  # tables would stand between ours
@@ -379,8 +398,10 @@ def main() -> None:
     variants: dict[str, Callable[[], list[Any]]] = {"bare": list, "ten empty callbacks": empty, "family": family}
     on_cpu: dict[str, Any] = {"accelerator": "cpu"}
     work: dict[str, Callable[[], Any]] = {
-        "a": lambda: paired("(a) MLP on the CPU", Mlp, x, 300, rounds, variants, aim=AIMS["a"], **on_cpu),
-        "b": lambda: paired("(b) CNN on the CPU", Cnn, images, 150, rounds, variants, aim=AIMS["b"], **on_cpu),
+        "a": lambda: taking_turns("(a) MLP on the CPU", fit, Mlp, x, 40 * rounds, variants, aim=AIMS["a"], **on_cpu),
+        "b": lambda: taking_turns(
+            "(b) CNN on the CPU", fit, Cnn, images, 20 * rounds, {**variants, **groups()}, aim=AIMS["b"], **on_cpu
+        ),
         "memory": memory,
         "flat": lambda: flat(arguments.steps),
         "members": lambda: members(max(3, rounds // 2)),

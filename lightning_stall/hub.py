@@ -236,7 +236,7 @@ class Hub:
         self.epoch, self.batch_idx = trainer.current_epoch, batch_idx
         self.batch = (batch, batch_idx)
         self.step = self._steps_done(trainer) + 1
-        self.checking = any(due(self.step, every) for every in self._every())
+        self.checking = self.step in EARLY_CHECKS or 0 in [self.step % every for every in self._every()]
         if self.checking and self.step > self._checked_at:
             self._checked_at = self.step
             self.checks += 1

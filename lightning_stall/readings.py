@@ -210,6 +210,9 @@ class Readings:
         if not self.order:
             self.order = forward_order(loss) or {0: 0}
             self._tables.clear()
+        if loss.is_cpu and not loss.ndim and self.scaler is None and loss.is_floating_point():
+            self._losses.append(loss.item())
+            return
         value = loss.detach()
         if value.is_complex():  # autograd will refuse it; it is nobody's business to warn of it first
             value = value.real
@@ -262,15 +265,13 @@ class Readings:
         """Send this step's numbers to the host, without waiting for them. Not told to `measure`, without gradients."""
         reading = self.gradients(optimizer) if measure else NOT_MEASURED
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
-        names = self._tables[id(optimizer)].names if measure else []
+        about = (step, epoch, batch_idx, index, self._tables[id(optimizer)].names if measure else [])
         first, rate, scaled = index not in self._posted, self._rate(optimizer), self.scaler is not None
         losses, partial, undivided = self._losses, self._partial, self.accumulate
 
         def read(losses: list[float], partial: list[float], total: float, norms: list[float]) -> StepReading:
             whole = tuple(losses) if undivided == 1 else tuple(v * undivided for v in losses)
-            return StepReading(
-                step, epoch, batch_idx, index, names, norms, total, whole, tuple(partial), rate, first, scaled
-            )
+            return StepReading(*about, norms, total, whole, tuple(partial), rate, first, scaled)
 
         def unpack(numbers: list[float]) -> StepReading:
             a, b = len(losses), len(losses) + len(partial)
@@ -278,10 +279,11 @@ class Readings:
 
         self._posted.add(index)
         self._losses, self._partial = [], []
-        on_host = [v if isinstance(v, float) else v.item() for v in (*losses, *partial) if _on_host(v)]
-        if reading.values is not None and len(on_host) == len(losses) + len(partial):  # nothing to wait for
+        if reading.values is not None and all(map(_on_host, (*losses, *partial))):  # nothing to wait for
             total = math.nan if reading.known is None or not measure else reading.known
-            self._mail.queue.append(read(on_host[: len(losses)], on_host[len(losses) :], total, reading.values))
+            self._mail.queue.append(
+                read([float(v) for v in losses], [float(v) for v in partial], total, reading.values)
+            )
         else:
             self._mail.post(_packed([*losses, *partial], reading), unpack)
 

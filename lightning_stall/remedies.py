@@ -39,7 +39,7 @@ class RateScale:
 
     def due(self, optimizer: Optimizer) -> float:
         """What the rate in this optimizer's groups is yet to be multiplied by: 1 within a step, where it has been."""
-        return 1.0 if id(optimizer) in self._saved else self.factor
+        return 1.0 if not self.factors or id(optimizer) in self._saved else self.factor
 
     def install(self, optimizers: Iterable[Optimizer]) -> None:
         """Act on these optimizers' steps, by a hook pair that is put on them as soon as there is a factor."""

@@ -117,13 +117,15 @@ class InputHealth(StallCallback):
         self.judge = BatchJudge()
         self.validation = ValidationWatch()
         self.ratio = math.nan  # change of the weights in a step, over their size
-        self._found: list[Field] = []
+        self._fields: list[Field] | None = None  # of the present batch, once they were asked for
         self._measured = True  # this batch, already
         self._measured_step = 0
+        self._validates = False  # on one set
         self._first_epoch: int | None = None  # the first that this fit trains in
         self._epoch_over = False
         self._first_losses: list[float] = []
         self._losses: deque[tuple[int, float]] = deque(maxlen=KEPT)
+        self._usual, self._usual_until = (math.inf, -math.inf), 0  # of these the usual ones, and for how many steps
         self._norms: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._seen = self._bad_batches = 0  # batches looked at for values that are not finite, and those that had some
         self._backward_seen = False  # the last batch came to a backward pass that is told of
@@ -152,7 +154,10 @@ class InputHealth(StallCallback):
         hub, watch = self.hub, self.watch
         if self._first_epoch is None:
             self._first_epoch = hub.epoch
-        self._found, self._measured = fields(batch), False
+        # what the training step does to a list of tensors is seldom anything
+        self._fields, self._measured = None if type(batch) in (list, tuple) else fields(batch), False
+        if hub.checking or not self._losses:
+            self._validates = self._one_validation()
         starts = hub.readings.window_starts
         if starts:
             watch.bad_here, watch.bad, watch.far_here = False, None, False
@@ -171,6 +176,14 @@ class InputHealth(StallCallback):
         else:
             watch.close()
 
+    @property
+    def _found(self) -> list[Field]:
+        """The tensors of the present batch."""
+        if self._fields is None:
+            batch = self.hub.batch[0]
+            self._fields = [] if batch is None else fields(batch)
+        return self._fields
+
     def _looks_now(self) -> bool:
         """Whether this batch is looked at before its forward pass; where the host has its loss, that may tell later."""
         hub = self.hub
@@ -181,13 +194,18 @@ class InputHealth(StallCallback):
     def _loss_is_odd(self) -> bool:
         """Whether the loss of this micro-batch is none of those that the last steps had, of which some are beyond all."""
         loss = self.hub.readings.loss_here
-        last = sorted(v for _, v in list(self._losses)[-ENOUGH_LOSSES:] if math.isfinite(v))
-        if loss is None or len(last) < ENOUGH_LOSSES // 2:
+        if loss is None:
             return True
         loss *= self.hub.readings.accumulate
+        if self.hub.step < self._usual_until and self._usual[0] <= loss <= self._usual[1]:
+            return False
+        last = sorted(v for _, v in list(self._losses)[-ENOUGH_LOSSES:] if math.isfinite(v))
+        if len(last) < ENOUGH_LOSSES // 2:
+            return True
         middle = last[len(last) // 2]
         spread = last[3 * len(last) // 4] - last[len(last) // 4]
-        return not abs(loss - middle) <= 2 * spread
+        self._usual, self._usual_until = (middle - 2 * spread, middle + 2 * spread), self.hub.step + NOW_AND_THEN
+        return not self._usual[0] <= loss <= self._usual[1]
 
     def _count_bad(self) -> None:
         """Where most batches hold values that are not finite, leaving them out would leave nothing: fill them."""
@@ -228,9 +246,9 @@ class InputHealth(StallCallback):
             watch.measure(loss, self._found, keep_rows=fresh)
         elif self.judge.only_class and fresh:
             watch.measure_labels(loss, keep_rows=False)
-        if fresh and not watch.overlap.full and self._one_validation() and (read := watch.hashed(self._found)):
+        if fresh and self._validates and not watch.overlap.full and (read := watch.hashed(self._found)):
             watch.overlap.train(read)
-        self._found = []
+        self._fields = []
 
     def before_step(self, optimizer: Optimizer) -> None:
         bad, odd, step = self.watch.bad_here, self.watch.odd, self.hub.step

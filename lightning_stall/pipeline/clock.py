@@ -123,19 +123,20 @@ class StepClock:
 
     def close_batch(self) -> None:
         """The batch before this moment is complete; an epoch's first one is left out."""
-        total = sum(self._batch.values())
-        if self._fetch and not self._first:
-            window = self._window
-            for phase, seconds in self._batch.items():
-                window.spent[phase] += seconds
-            window.fetches.append(self._fetch)
-            window.fetch_cpu += self._fetch_cpu
-            window.fetch_pauses += self._fetch_pauses
-            window.longest = max(window.longest, total)
         if self._fetch:
+            total = sum(self._batch.values())
+            if not self._first:
+                window = self._window
+                for phase, seconds in self._batch.items():
+                    window.spent[phase] += seconds
+                window.fetches.append(self._fetch)
+                window.fetch_cpu += self._fetch_cpu
+                window.fetch_pauses += self._fetch_pauses
+                window.longest = max(window.longest, total)
             self._first = False
             self.longest = max(self.longest, total, self.first_fetch)
-        self._batch = dict.fromkeys(PHASES, 0.0)
+        for phase in PHASES:
+            self._batch[phase] = 0.0
         self._fetch = self._fetch_cpu = self._fetch_pauses = 0.0
 
     def take(self) -> Window:

@@ -1,0 +1,1 @@
+"""The eighth held-out part: small programs as they are brought to a help forum."""
