@@ -39,7 +39,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "corrupt-samples",
-        (*_WILD, *_BROKEN, *_FLAT, "unscaled-inputs", "dead-activations", "learning-rate-too-low"),
+        (
+            *_WILD,
+            *_BROKEN,
+            *_FLAT,
+            "unscaled-inputs",
+            "dead-activations",
+            "learning-rate-too-low",
+            "learning-rate-too-high",
+        ),
         "outliers throw the loss, the gradients and the weights, to where units pass nothing on",
     ),
     Rule(

@@ -23,6 +23,7 @@ from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
 from lightning_stall.logbook import Logbook
 from lightning_stall.measure.by_hand import LossNotes
+from lightning_stall.measure.loss_sums import SumLabels, addends
 from lightning_stall.measure.losses import Labels, recognise
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, State, judge, paired
@@ -88,7 +89,7 @@ class Hub:
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
-        self.labels = Labels()
+        self.labels: Labels | SumLabels = Labels()
         self.outcome = Outcome()
         self._looks: list[State] = []  # the last judgements, some steps apart
         self._looked_at = 0  # the step of the last of them
@@ -451,13 +452,26 @@ class Hub:
                 self.labels.usable = False
 
     def _look_at_labels(self, loss: Tensor) -> None:
-        seen = recognise(loss)
-        if seen is not None:
-            self.labels.update(seen)
-            if self.checking and not self.labels.calibrated:
-                scaler = self.readings.scaler
-                value = float(loss.detach().float().mean()) * self.readings.accumulate
-                self.labels.calibrate(seen, value / float(scaler.get_scale()) if scaler is not None else value)
+        seen = recognise(loss) if isinstance(self.labels, Labels) else None
+        found = addends(loss) if seen is None else None
+        if found is not None and self.labels.kind is None:
+            self.labels = SumLabels()
+        elif found is not None and isinstance(self.labels, Labels):
+            self.labels.usable = False  # it has become a sum
+        labels = self.labels
+        value: float | None = None
+        if self.checking and not labels.calibrated:
+            scaler = self.readings.scaler
+            value = float(loss.detach().float().mean()) * self.readings.accumulate
+            value = value / float(scaler.get_scale()) if scaler is not None else value
+        if isinstance(labels, SumLabels):
+            labels.update(found)
+            if value is not None:
+                labels.calibrate(found, value)
+        elif seen is not None:
+            labels.update(seen)
+            if value is not None:
+                labels.calibrate(seen, value)
         if self.here >= SETTLED and not self.labels.noted:
             self.notes = None  # nothing to note, or nothing that could be
 
@@ -496,7 +510,15 @@ class Hub:
             outcome = paired(outcome, learnt, exact, found is not None, again=asked.looks > 1 or self.ending)
         elif self._minds_a_little(outcome):
             outcome = Outcome("stalled", outcome.step, outcome.evidence)
+        elif self._shrinks_only(outcome):
+            outcome = Outcome("never learned", outcome.step, outcome.evidence)
         self._set_outcome(outcome)
+
+    def _shrinks_only(self, outcome: Outcome) -> bool:
+        """A loss that falls by its penalty alone, while the rest of it stands where a constant predictor does."""
+        penalty = self.labels.penalty if isinstance(self.labels, SumLabels) else 0.0
+        late = self.curve.n >= LONG_ENOUGH and outcome.state == "learning"
+        return late and penalty > 0 and outcome.evidence.get("explained", 1.0) < FAINT
 
     def _minds_a_little(self, outcome: Outcome) -> bool:
         """The best there is may be little: samples that are told apart at all are something learnt."""

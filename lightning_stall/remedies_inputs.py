@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,41 @@ class LeaveOut:
 
 
 @dataclass
+class InputScale:
+    """(x - mean) / std, of one tensor, or in front of a layer, of the first float tensor that is given to it."""
+
+    mean: Tensor
+    std: Tensor
+    once: ClassVar[bool] = True  # done a second time it would do harm
+
+    def __call__(self, x: Any, args: Any = None, kwargs: Any = None) -> Any:
+        if isinstance(x, Module):
+            return self._in_front(args, kwargs)
+        return self.put(x) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def put(self, x: Tensor) -> Tensor:
+        mean = self.mean.to(x.device, non_blocking=True)
+        scaled = (x.to(torch.promote_types(x.dtype, torch.float32)) - mean) / self.std.to(x.device, non_blocking=True)
+        return scaled.to(x.dtype)
+
+    def _in_front(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = [*args, *kwargs.values()]
+        first = next((i for i, v in enumerate(given) if isinstance(v, Tensor) and v.is_floating_point()), None)
+        if first is not None:
+            given[first] = self(given[first])
+        return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
+
+
+class InputFill(InputScale):
+    """`mean` in the place of values that are not finite, of one tensor or in front of a layer."""
+
+    once = False  # and where the input is the target too, it must be done in both places
+
+    def put(self, x: Tensor) -> Tensor:
+        return torch.where(x.isfinite(), x, self.mean.to(x.device, x.dtype, non_blocking=True))
+
+
+@dataclass
 class Standardizer:
     """(x - mean) / std for some fields of a batch.
 
@@ -62,7 +97,7 @@ class Standardizer:
     what a dataset holds is not changed.
     """
 
-    put: type[InputScale] | None = None  # what stands in front; `InputScale` where None
+    put: type[InputScale] = InputScale  # what stands in front
     statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     layers: dict[str, list[str]] = field(default_factory=dict)  # field -> the layers that it enters
     _undo: dict[str, Callable[[], None]] = field(default_factory=dict, repr=False)
@@ -88,9 +123,8 @@ class Standardizer:
             self.layers[name] = [e.module for e in mine]
 
     def __call__(self, batch: Any) -> Any:
-        put = self.put or InputScale
-        # what fills holes may do so twice, and where the input is the target too, it must
-        left = {name: put(*s) for name, s in self.statistics.items() if self.put or name not in self.layers}
+        put = self.put
+        left = {name: put(*s) for name, s in self.statistics.items() if not (put.once and name in self.layers)}
         return replace_tensors(batch, left) if left else batch
 
     def attach(self, module: Module) -> None:
@@ -98,10 +132,8 @@ class Standardizer:
         for name, paths in self.layers.items():
             for path in paths:
                 layer = module.get_submodule(path)
-                put = self.put or InputScale
-                known = any(type(hook) is put for hook in layer._forward_pre_hooks.values())
-                if not known:
-                    layer.register_forward_pre_hook(put(*self.statistics[name]), with_kwargs=True)
+                if all(type(hook) is not self.put for hook in layer._forward_pre_hooks.values()):
+                    layer.register_forward_pre_hook(self.put(*self.statistics[name]), with_kwargs=True)
 
     def install(self, strategy: Any, stages: Sequence[str]) -> None:
         """Stand in front of these stages' steps ("training", "validation" ...), once."""
@@ -130,38 +162,3 @@ class Standardizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_undo": {}}
-
-
-@dataclass
-class InputScale:
-    """(x - mean) / std, of one tensor, or in front of a layer, of the first float tensor that is given to it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __call__(self, x: Any, args: Any = None, kwargs: Any = None) -> Any:
-        if isinstance(x, Module):
-            return self._in_front(args, kwargs)
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        mean = self.mean.to(x.device, non_blocking=True)
-        scaled = (x.to(torch.promote_types(x.dtype, torch.float32)) - mean) / self.std.to(x.device, non_blocking=True)
-        return scaled.to(x.dtype)
-
-    def _in_front(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = [*args, *kwargs.values()]
-        first = next((i for i, v in enumerate(given) if isinstance(v, Tensor) and v.is_floating_point()), None)
-        if first is not None:
-            given[first] = self(given[first])
-        return tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=True))
-
-
-class InputFill(InputScale):
-    """`mean` in the place of values that are not finite, of one tensor or in front of a layer."""
-
-    def __call__(self, x: Any, args: Any = None, kwargs: Any = None) -> Any:
-        if isinstance(x, Module):
-            return self._in_front(args, kwargs)
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        return torch.where(x.isfinite(), x, self.mean.to(x.device, x.dtype, non_blocking=True))

@@ -313,7 +313,11 @@ class ActivationHealth(StallCallback):
             f"activations, in the first {EARLY} steps, and gradients shrink as much on their way back; less than "
             f"{1 / FADED:.0f}-fold would do.",
             statistical=True,
-            evidence={"left": left, "activations": float(self.depth), "strength": min(1.0, -math.log10(left) / 6)},
+            evidence={
+                "left": left,
+                "activations": float(self.depth),
+                "strength": min(1.0, -math.log10(max(left, 1e-30)) / 6),
+            },
             where=[layer.name for layer in sorted(self.layers.values(), key=lambda x: x.order)[-3:]],
         )
 

@@ -390,14 +390,19 @@ class BatchNormBatchSizeGuard(StallCallback):
         if losses is None:
             return False
         top = fmean(hub.curve.first[:5]) if hub.baseline is None else hub.baseline
-        self.apart.update(hub.step, *losses, top, hub.curve.noise())
+        self.apart.update(hub.step, *losses, top, hub.curve.noise(), slow=not self._settled_by(hub.curve.horizon))
         return True
+
+    def _settled_by(self, step: float) -> bool:
+        """Whether all running averages will have forgotten their start by this step."""
+        return all(step * (m.momentum or 0.1) >= verdicts.SETTLED for m in self.seen.layers)
 
     def _probe_last(self) -> None:
         """What came after the last step, as at the end of an epoch, may have filled the averages with something else."""
         hub, (batch, batch_idx) = self.hub, self.hub.batch
-        settled = all(hub.step * (m.momentum or 0.1) >= verdicts.SETTLED for m in self.seen.layers)
-        if batch is None or hub.distributed or hub.step < PROBE_FROM or not settled or self._rehearsal is None:
+        if batch is None or hub.distributed or hub.step < PROBE_FROM or self._rehearsal is None:
+            return
+        if not self._settled_by(hub.step):
             return
         apart = self.apart
         if not self._set_apart(self._rehearsal, batch, batch_idx):

@@ -106,8 +106,7 @@ class InputHealth(StallCallback):
             auto_remedy or not standardize, "standardize", standardize, "set `auto_remedy=True` as well: it is a remedy"
         )
         self.standardize = standardize
-        self.standardizer = Standardizer()
-        self.filler = Standardizer(InputFill)
+        self.standardizer, self.filler = Standardizer(), Standardizer(InputFill)
         self.skipped = 0  # of earlier fits of this run
         self.kept_limits: dict[str, Tensor] = {}
         self._reset()
@@ -143,11 +142,10 @@ class InputHealth(StallCallback):
         self.watch.limits, self.kept_limits = (dict(self.kept_limits) if hub.step else {}), {}
         if not hub.step:
             self.skipped = 0
-            self.standardizer = Standardizer()
-            self.filler = Standardizer(InputFill)
+            self.standardizer, self.filler = Standardizer(), Standardizer(InputFill)
         if self.auto_remedy:
             self._remedy = LeaveOut(hub.module, self.skipped, hub.readings.scaler is not None)
-        if self.standardizer.statistics or self.filler.statistics:
+        if any(each.statistics for each in self._in_front.values()):
             self._stand_in_front(FITTING)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
@@ -188,8 +186,12 @@ class InputHealth(StallCallback):
         """Whether this batch is looked at before its forward pass; where the host has its loss, that may tell later."""
         hub = self.hub
         known = hub.module.device.type == "cpu" and self._backward_seen and len(self._losses) >= ENOUGH_LOSSES
-        now = self._remedy is not None or hub.checking or hub.step % NOW_AND_THEN == 0
-        return now or not known or self.watch.batches < LOOKED_AT
+        return self._now_and_then or not known or self.watch.batches < LOOKED_AT
+
+    @property
+    def _now_and_then(self) -> bool:
+        """Whether this step is one of those that are looked at without a reason; a remedy looks at all of them."""
+        return self._remedy is not None or self.hub.checking or self.hub.step % NOW_AND_THEN == 0
 
     def _loss_is_odd(self) -> bool:
         """Whether the loss of this micro-batch is none of those that the last steps had, of which some are beyond all."""
@@ -252,8 +254,7 @@ class InputHealth(StallCallback):
 
     def before_step(self, optimizer: Optimizer) -> None:
         bad, odd, step = self.watch.bad_here, self.watch.odd, self.hub.step
-        wanted = odd or self.hub.checking or step % NOW_AND_THEN == 0 or self._remedy is not None
-        if not wanted and not isinstance(bad, Tensor):
+        if not (odd or self._now_and_then or isinstance(bad, Tensor)):
             return
         reading, before = self.hub.readings.gradients(optimizer), self._before
         if reading.known is not None and (not self._norms or self._norms[-1][0] != step):
@@ -273,15 +274,9 @@ class InputHealth(StallCallback):
         # a run that was broken already shows nothing about this batch
         if isinstance(bad, Tensor):
             sound = torch.as_tensor(before).isfinite() if before is not None else True
-        else:
-            sound = bool(broken) and all(bool(p.isfinite().all()) for p in reading.params)
-        spoilt = broken & bad & sound
-        if isinstance(bad, Tensor):
-            hurt = (
-                self._hurt if self._hurt is not None else torch.full((), -1.0, device=total.device, dtype=total.dtype)
-            )
-            self._hurt = torch.where(spoilt & (hurt < 0), float(self.hub.step), hurt)
-        elif bool(spoilt):
+            hurt = torch.full_like(total, -1.0) if self._hurt is None else self._hurt
+            self._hurt = torch.where(broken & bad & sound & (hurt < 0), float(step), hurt)
+        elif bad and bool(broken) and all(bool(p.isfinite().all()) for p in reading.params):
             self._tell_nonfinite(self.watch.bad)
         if self._remedy is not None:
             self._apply(optimizer, broken if together else broken & bad)
@@ -447,35 +442,43 @@ class InputHealth(StallCallback):
 
     def _stand_in_front(self, stages: Sequence[str]) -> None:
         hub = self.hub
-        for each in (self.standardizer, self.filler):
+        for each in self._in_front.values():
             each.attach(hub.module)
             each.install(hub.trainer.strategy, stages)
 
+    @property
+    def _in_front(self) -> dict[str, Standardizer]:
+        """What may stand in front of the model, in the order in which it is installed, by its name in a checkpoint."""
+        return {"standardizer": self.standardizer, "filler": self.filler}
+
+    @property
+    def _wanted(self) -> list[Standardizer]:
+        return [*[self.standardizer] * self.standardize, *[self.filler] * self.auto_remedy]
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage in EVALUATIONS:
-            for each in (self.standardizer if self.standardize else None, self.filler if self.auto_remedy else None):
-                if each is not None:
-                    each.install(trainer.strategy, [EVALUATIONS[stage]])
+            for each in self._wanted:
+                each.install(trainer.strategy, [EVALUATIONS[stage]])
 
     def _evaluate(self, trainer: Any, pl_module: Any) -> None:
         """A checkpoint has been read by now, for a test of its own."""
         with suppress(Exception):  # layers of another model, which has its own
-            if self.standardize:
-                self.standardizer.attach(pl_module)
-            if self.auto_remedy:
-                self.filler.attach(pl_module)
+            for each in self._wanted:
+                each.attach(pl_module)
 
     on_validation_start = on_test_start = on_predict_start = _evaluate
 
+    def _step_aside(self) -> None:
+        for each in reversed(self._in_front.values()):  # the last to be installed is the first to go
+            each.remove()
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
-        self.filler.remove()  # the last to be installed is the first to go
-        self.standardizer.remove()
+        self._step_aside()
 
     def detach(self) -> None:
         self.watch.close()
-        self.filler.remove()  # the last to be installed is the first to go
-        self.standardizer.remove()
+        self._step_aside()
         if self._remedy is not None:
             self._remedy.remove()
             self.skipped = self._remedy.skipped
@@ -493,19 +496,18 @@ class InputHealth(StallCallback):
         skipped = self._remedy.skipped if self._remedy is not None else self.skipped
         return {
             "skipped": skipped,
-            "standardizer": self.standardizer.state_dict(),
-            "filler": self.filler.state_dict(),
+            **{name: each.state_dict() for name, each in self._in_front.items()},
             "limits": dict(self.watch.limits),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.skipped = state["skipped"]
         self.kept_limits = state.get("limits", {})
-        self.standardizer.load_state_dict(state["standardizer"])
-        self.filler.load_state_dict(state.get("filler", {}))
+        for name, each in self._in_front.items():
+            each.load_state_dict(state.get(name, {}))  # the second came later than the first checkpoints
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         with suppress(Exception):  # a fit loads it again, and says what it cannot read
-            self.standardizer.load_state_dict(state_dict["own"]["standardizer"])  # for a test of its own
-            self.filler.load_state_dict(state_dict["own"].get("filler", {}))
+            for name, each in self._in_front.items():  # for a test of its own
+                each.load_state_dict(state_dict["own"].get(name, {}))

@@ -351,9 +351,10 @@ class PlateauWatch(StallCallback):
         if not 0.0 < e["explained"] < 0.5:
             return False
         # its last quarter shows it, or the straight line through its second half
-        steep = max(STEEP * abs(e["level"]), 1.5 * e["fall_error"])
+        hardly = e["explained"] < 0.3  # one that has hardly begun may fall slowly as yet
+        steep = max((1.0 if hardly else 2.0) * STEEP * abs(e["level"]), 1.5 * e["fall_error"])
         fall, error = curve.fall_of_half()
-        slow = 0.5 if e["explained"] < 0.3 else 1.0  # one that has hardly begun may fall slowly as yet
+        slow = 0.5 if hardly else 2.0
         return e["fall"] > steep or (fall > slow * STEEP * abs(e["level"]) and fall > SURE * error)
 
     def _never_learned(self, e: Mapping[str, float]) -> str:

@@ -37,7 +37,7 @@ _VIEWS = {"ToCopy", "Alias", "Clone", "View", "UnsafeView", "ReshapeAlias", "Squ
 _VIEWS |= {"Permute", "Select", "Slice", "Split", "SplitWithSizes", "Unbind", "Unfold"}  # values pass unchanged
 _MASKS = {"Index", "MaskedSelect", "MaskedFill", "Where", "Gather", "IndexSelect"}
 _MANY = {"Add", "Stack", "Cat"}
-_SIZES = {"Pow", "Abs", "Mul", "LinalgVectorNorm", "Norm", "Sqrt", *_VIEWS}
+SIZES = {"Pow", "Abs", "Mul", "LinalgVectorNorm", "Norm", "Sqrt", *_VIEWS}
 _PASS = _VIEWS | {"Sqrt"}  # a root keeps the order of losses
 
 
@@ -302,7 +302,7 @@ def penalised(loss: Tensor) -> set[int]:
             if short(node) == "torch::autograd::AccumulateGrad":
                 found.add(id(node.variable))
                 break
-            if short(node) not in _SIZES:
+            if short(node) not in SIZES:
                 break
             below = children(node)
     return found

@@ -66,7 +66,11 @@ class SeenLoss:
 
 def recognise(loss: Tensor) -> SeenLoss | None:
     """The built-in loss at the top of the graph, looking through scaling and averaging; None for any other loss."""
-    node = loss.grad_fn
+    return recognise_from(loss.grad_fn)
+
+
+def recognise_from(node: Any) -> SeenLoss | None:
+    """The same, from one autograd node on."""
     averaged = negated = False
     for _ in range(8):
         if node is None:

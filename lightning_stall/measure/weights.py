@@ -47,6 +47,8 @@ def _normal(weight: Tensor) -> bool:
         return False
     w = weight.detach().float()
     w = w[w.any(1)] if w.ndim == 2 else w  # a padding row stays at 0
+    if w.numel() < 64:
+        return False
     mean, spread = torch.stack([w.mean(), w.std()]).tolist()
     error = 1 / math.sqrt(w.numel())
     return abs(mean) < 4 * error and abs(spread - 1) < 3 * error

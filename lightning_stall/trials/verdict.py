@@ -31,6 +31,7 @@ DATA = frozenset(
 MAYBE = 10.0  # a rate that far too low is no certain cause
 FAR_ABOVE = 3.0  # times a constant predictor's loss
 UNHEARD_OF = 0.05  # change of the weights in a step, over their size
+SHORT = 1e-3  # the same, under which a step is short
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
 
@@ -72,7 +73,9 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
-        told = (s.peak == 1 and max(s.gained, s.explained) < LEARNT) or code in s.spoken
+        # though to find the level of the targets is no learning, where the steps are short
+        idle = s.baseline is not None and s.explained < LEARNT and s.moved < SHORT
+        told = (s.peak == 1 and (idle or max(s.gained, s.explained) < LEARNT)) or code in s.spoken
         # steps as long as the weights shake loose what is stuck, and then no rate is to blame
         if told and not (s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF):
             # many a sound rate could be ten times higher; what hinders a run at one that could not is something else
@@ -146,6 +149,8 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
     if (s.steady or seen) and s.explained < LEARNT and stuck:
         if not seen and "excess-regularization" in s.spoken:
             return []  # it was not so that they began: they were worn away
+        if "batchnorm-stale-statistics" in s.spoken:
+            return []  # a fresh start has fresh statistics too
         return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
 

@@ -17,6 +17,7 @@ FEW_ROWS = 8  # samples under which even wide images may give poor statistics: t
 FAR = 0.5  # standard deviations or log of a ratio of variances; a mean of 4 independent values is as far
 UNFIT = 2.0  # the same for frozen statistics that fit the batches no more
 LOST = 0.5  # share of what was learnt that evaluation may lose before it is called stale
+SLOW = 0.05  # the same, where the averages are so slow that they will not have forgotten their start at the end
 NOISY = 0.25  # share of what could be learnt that noisy batch statistics may cost
 IN_A_ROW = 3  # probes, or checks
 LONG = 5  # probes: as long as a fast start may take to settle
@@ -83,11 +84,23 @@ class BothWays:
     since: int = 0  # step of the streak's first probe
     top: float = math.nan  # loss that nothing learnt gives
 
-    def update(self, step: int, by_batch: float, by_running: float, top: float, noise: float) -> None:
-        """Take a probe. `top` is the loss at the start, or a constant predictor's; `noise` that of a single step."""
+    def update(
+        self, step: int, by_batch: float, by_running: float, top: float, noise: float, slow: bool = False
+    ) -> None:
+        """Take a probe.
+
+        Args:
+            step: of the probe, whose losses are `by_batch` and `by_running`.
+            top: the loss at the start, or a constant predictor's.
+            noise: of a single step's loss.
+            slow: the averages will not have forgotten their start when the run ends, as is planned.
+        """
         self.probes = [*self.probes[-9:], (step, by_batch, by_running)]
         learnt = by_batch < top - 3 * noise
-        undone = learnt and not by_running - by_batch <= max(LOST * (top - by_batch), 3 * noise)  # NaN counts as undone
+        allowed = max(LOST * (top - by_batch), 3 * noise)
+        if slow:  # both are of one batch, and what differs is known
+            allowed = min(allowed, max(SLOW * (top - by_batch), 0.5 * by_batch))
+        undone = learnt and not by_running - by_batch <= allowed  # NaN counts as undone
         self.since = self.since if undone and self.streak else step
         self.streak = self.streak + 1 if undone else 0
         self.top = top

@@ -92,9 +92,14 @@ def without_slope(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdic
         f"{100 * IDLE:.0f} % might be meant. Something between them and the loss has no slope.",
         "Look for an operation without a slope behind them, such as `round`, `sign`, `argmax` or a comparison, and let the "
         "gradient through:\n\n    whole = code + (code.round() - code).detach()",
-        {"weights": float(count), "of": float(total), "strength": min(0.9, 0.3 + 0.5 * count / total)},
+        {"weights": float(count), "of": float(total), "strength": _strength(count / total)},
         tuple(name for name, _, _ in layers),
     )
+
+
+def _strength(share: float) -> float:
+    """Grows with the share; where no layer of all has a slope, what enters them may be as much to blame."""
+    return 0.3 + 0.5 * share if share < 1 else 0.6
 
 
 def without_gradient(optimizer: int, steps: int, names: Sequence[str], count: int) -> Verdict:
