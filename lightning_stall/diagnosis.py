@@ -223,7 +223,11 @@ RULES: tuple[Rule, ...] = (
         (*_LOSS, "batchnorm-stale-statistics", "overfitting", "uninformative-targets", "insufficient-capacity"),
         "statistics of a few values are noise",
     ),
-    Rule("batchnorm-stale-statistics", ("overfitting",), "evaluation normalises with other numbers than training"),
+    Rule(
+        "batchnorm-stale-statistics",
+        ("overfitting", "dead-activations", "saturated-activations"),
+        "evaluation normalises with other numbers than training, and so do layers that train in evaluation mode",
+    ),
     Rule("data-starvation", (), "the device waits"),
     Rule("too-many-workers", ("data-starvation",), "workers fight for the cores"),
 )

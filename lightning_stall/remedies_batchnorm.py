@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_stall.remedies import swap
 
 CHANNELS_A_GROUP = 8  # at least: fewer would make the group's statistics as poor as those they replace
+SLOPES = 0.1  # share of a batch in the running means of slopes
 SOUND = 20  # values per channel whose statistics move the running ones by their whole momentum
 MOST_GROUPS = 32
 KEEP_BATCHES = 16
@@ -27,6 +28,7 @@ class RunningInstead:
     layers: list[_BatchNorm]
     forced: list[_BatchNorm] = field(default_factory=list, init=False)
     always: list[_BatchNorm] = field(default_factory=list, init=False)  # every batch is too small for these
+    _drifts: dict[int, _Drift] = field(default_factory=dict, init=False, repr=False)
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
 
     def install(self) -> None:
@@ -38,6 +40,7 @@ class RunningInstead:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._drifts.clear()
 
     def force(self, layer: _BatchNorm) -> bool:
         """Normalise this layer's next batch by its running statistics, where it keeps any of its own."""
@@ -54,15 +57,69 @@ class RunningInstead:
             layer.training = True
         return released
 
-    def _meet(self, layer: Any, args: tuple[Any, ...]) -> None:
+    def _meet(self, layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         x = args[0] if args else None
         if not isinstance(x, Tensor) or x.ndim < 2:
-            return
+            return None
         if any(layer is m for m in self.always):
             if self.force(layer):
                 _follow(layer, x)
+            # a checkpointed block runs a second time, and must make the same graph
+            ours = any(layer is m for m in self.forced)
+            if ours and x.requires_grad and not torch.compiler.is_compiling():
+                return (_Centred.apply(x, layer, self._drifts.setdefault(id(layer), _Drift())), *args[1:])
         elif x.numel() == x.shape[1]:
             self.force(layer)
+        return None
+
+
+@dataclass
+class _Drift:
+    """What slopes have been let through of a shift and of a scale of each channel, summed; it is given back bit by bit."""
+
+    shift: Tensor | float = 0.0
+    scale: Tensor | float = 0.0
+
+
+class _Centred(torch.autograd.Function):
+    """The input as it is; its gradient without what a shift or a scale of the whole channel would undo.
+
+    By statistics of the batch, BatchNorm's backward pass takes the mean of the slopes out, and their part along the
+    normalised values. Where the statistics are running ones nothing does, and weights in front drift without an end.
+    Where a batch is too small for its own means, what was let through is taken back over the next ones, as in Online
+    Normalization (Chiley et al., 2019, section 3.2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: _BatchNorm, drift: _Drift) -> Tensor:
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        scale = (layer.running_var + layer.eps).sqrt().view(shape)
+        ctx.save_for_backward(((x - layer.running_mean.view(shape)) / scale).to(x.dtype), scale)
+        ctx.drift = drift
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        out, scale = ctx.saved_tensors
+        shape, across = scale.shape, [d for d in range(out.ndim) if d != 1]
+        drift = ctx.drift
+        slope = grads[0].to(scale.dtype) * scale
+        slope = slope - SLOPES * out * _as(drift.scale, shape)
+        drift.scale = drift.scale + _finite((slope * out).mean(across))
+        slope = slope / scale - SLOPES * _as(drift.shift, shape)
+        drift.shift = drift.shift + _finite(slope.mean(across))
+        return slope.to(out.dtype), None, None
+
+
+def _finite(value: Tensor) -> Tensor:
+    """What a step that is not finite has let through is not taken back: it is left out, or has ended the run."""
+    return torch.nan_to_num(value, 0.0, 0.0, 0.0)
+
+
+def _as(value: Tensor | float, shape: torch.Size) -> Tensor | float:
+    return value.view(shape) if isinstance(value, Tensor) else value
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_stall import (
@@ -26,6 +28,7 @@ from lightning_stall import (
 )
 from lightning_stall.measure.batchnorm_copies import MovingCopies
 from lightning_stall.measure.instability import find, take_for_zero
+from lightning_stall.remedies_batchnorm import RunningInstead
 from lightning_stall.sinks import StallWarning
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 
@@ -346,3 +349,72 @@ def test_nothing_of_ours_fails_on_an_odd_module(make: Any, members: Any, rate: f
     report = watch(make(rate=rate), blobs(), *members())
     assert [m.failed for m in report.hub.members if m.failed is not None] == []
     assert rate > 1.0 or (report.outcome in ("learning", "converged") and report.causes == [])
+
+
+# ---------------------------------------------------------------------- BatchNorm of few values
+
+
+def test_slopes_through_running_statistics_are_centred_over_batches() -> None:
+    """What many small batches let through adds up to nothing along a shift or a scale, as BatchNorm's own slopes do."""
+    layer = nn.BatchNorm1d(4)
+    instead = RunningInstead([layer])
+    instead.install()
+    instead.always = [layer]
+    weight, sums, plain = randn(4), torch.zeros(2, 4), torch.zeros(2, 4)
+    for i in range(400):
+        x = randn(2, 4, seed=i).requires_grad_()
+        value = x.detach().clone()
+        out = layer(x)
+        assert torch.equal(x, value)
+        ((out + 1).square() * weight).sum().backward()  # wants another mean and another size
+        assert x.grad is not None
+        slope = 2 * (out.detach() + 1) * weight / (layer.running_var + layer.eps).sqrt()
+        for found, total in ((x.grad, sums), (slope, plain)):
+            total[0] += found.sum(0)
+            total[1] += (found * out.detach()).sum(0)
+        assert not layer.training
+        instead.release()
+        assert layer.training
+    instead.remove()
+    assert (sums.abs() < 0.05 * plain.abs()).all()
+
+
+def test_a_slope_that_is_not_finite_is_not_remembered() -> None:
+    layer = nn.BatchNorm1d(3)
+    instead = RunningInstead([layer])
+    instead.install()
+    instead.always = [layer]
+    for bad in (True, False):
+        x = randn(2, 3).requires_grad_()
+        (layer(x).sum() * (math.inf if bad else 1.0)).backward()
+        instead.release()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_net_learns_from_two_pictures_a_step(again: bool) -> None:
+    """With the block run a second time in the backward pass, too."""
+
+    class Pairs(Classifier):
+        def __init__(self) -> None:
+            flat = nn.Sequential(
+                nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32), nn.BatchNorm1d(32)
+            )
+            super().__init__(nn.Sequential(nn.Linear(8, 16), flat, nn.ReLU(), nn.Linear(32, 4)), rate=3e-3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.net:  # type: ignore[attr-defined]
+                block = again and isinstance(layer, nn.Sequential)
+                x = checkpoint(layer, x, use_reentrant=False) if block else layer(x)
+            return x
+
+    scores = []
+    for remedy in (False, True):
+        torch.manual_seed(0)
+        module = Pairs()
+        report = watch(module, blobs(256, batch_size=2), BatchNormBatchSizeGuard(auto_remedy=remedy), max_epochs=2)
+        assert bool(done(report, "batchnorm-small-batch")) == remedy
+        assert not any(m.failed for m in report.hub.members)
+        scores.append(accuracy(module.eval()))
+    assert scores[1] > max(0.9, scores[0])

@@ -14,7 +14,7 @@ from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Overfitting, Plateau
 from lightning_stall.errors import require
 from lightning_stall.measure.validation_watch import less_is_better
-from lightning_stall.outcome import LossCurve
+from lightning_stall.outcome import LONG_ENOUGH, LossCurve
 from lightning_stall.remedies import WeightsSnapshot
 from lightning_stall.sinks import themes
 from lightning_stall.sinks.console import tell
@@ -22,6 +22,7 @@ from lightning_stall.sinks.console import tell
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
 SURE = 3.0  # standard errors by which the second half of a brief run falls
 BRIEF = 150  # optimizer steps under which a run that falls is asked whether it had hardly begun
+UNBEGUN = 0.1  # share of a constant predictor's loss that a run has explained which has not begun to learn
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
@@ -355,6 +356,8 @@ class PlateauWatch(StallCallback):
         steep = max((1.0 if hardly else 2.0) * STEEP * abs(e["level"]), 1.5 * e["fall_error"])
         fall, error = curve.fall_of_half()
         slow = 0.5 if hardly else 2.0
+        if curve.n < LONG_ENOUGH:  # too few steps to show much, and too few for a run to have ended by itself
+            slow, error = 0.0 if e["explained"] < UNBEGUN else min(slow, 1.0), 0.65 * error
         return e["fall"] > steep or (fall > slow * STEEP * abs(e["level"]) and fall > SURE * error)
 
     def _never_learned(self, e: Mapping[str, float]) -> str:
