@@ -22,9 +22,9 @@ from lightning_stall.finding import Finding
 from lightning_stall.history import Curves
 from lightning_stall.journal import Journal, merge
 from lightning_stall.logbook import Logbook
-from lightning_stall.measure.by_hand import LossNotes
-from lightning_stall.measure.loss_sums import SumLabels, addends
-from lightning_stall.measure.losses import Labels, recognise
+from lightning_stall.measure.loss_level import LossLevel
+from lightning_stall.measure.loss_sums import SumLabels
+from lightning_stall.measure.losses import Labels
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, State, judge, paired
 from lightning_stall.readings import Readings, StepReading, planned_steps
@@ -89,7 +89,7 @@ class Hub:
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
-        self.labels: Labels | SumLabels = Labels()
+        self.level = LossLevel(noted=not compiled(module))
         self.outcome = Outcome()
         self._looks: list[State] = []  # the last judgements, some steps apart
         self._looked_at = 0  # the step of the last of them
@@ -121,8 +121,7 @@ class Hub:
         self.ending = False  # the fit has made its last step
         self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
         self._losers: set[int] = set()  # optimizers before whose steps a loss of their own was seen
-        self.notes: LossNotes | None = None if compiled(module) else LossNotes()
-        self._undo = swap(trainer.strategy, "training_step", self._noting)
+        self._undo = swap(trainer.strategy, "training_step", lambda step: self.level.noting(step, self._notes))
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
         self.cleared_at = 0  # the last step whose gradients a remedy took away, so that it was not made
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
@@ -204,6 +203,11 @@ class Hub:
         """Whether its fit ended without a word to us: a user's `on_exception` may raise before ours is called."""
         trainer = self.trainer
         return trainer is None or bool(trainer.state.status == "interrupted")
+
+    @property
+    def labels(self) -> Labels | SumLabels:
+        """Of the loss that is trained."""
+        return self.level.labels
 
     @property
     def distributed(self) -> bool:
@@ -431,49 +435,15 @@ class Hub:
             return False
         return bool(self.module.automatic_optimization and trainer.fit_loop._should_accumulate())
 
-    def _noting(self, step: Any) -> Any:
-        """Note what the loss is made of, in those steps whose labels are looked at."""
-
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            notes = self.notes
-            if notes is None or not self.active or not (self.checking or self.here <= LOOK_AT_LABELS):
-                return step(*args, **kwargs)
-            with notes:
-                return step(*args, **kwargs)
-
-        return noted
+    def _notes(self) -> bool:
+        """Whether this step is one whose labels are looked at."""
+        return self.active and (self.checking or self.here <= LOOK_AT_LABELS)
 
     def _read_loss(self, loss: Tensor) -> None:
         self.readings.before_backward(loss)
-        if self.checking or self.here <= LOOK_AT_LABELS:
-            try:
-                self._look_at_labels(loss)
-            except Exception:  # targets of a kind that is none of ours: nothing is said of a level
-                self.labels.usable = False
-
-    def _look_at_labels(self, loss: Tensor) -> None:
-        seen = recognise(loss) if isinstance(self.labels, Labels) else None
-        found = addends(loss) if seen is None else None
-        if found is not None and self.labels.kind is None:
-            self.labels = SumLabels()
-        elif found is not None and isinstance(self.labels, Labels):
-            self.labels.usable = False  # it has become a sum
-        labels = self.labels
-        value: float | None = None
-        if self.checking and not labels.calibrated:
-            scaler = self.readings.scaler
-            value = float(loss.detach().float().mean()) * self.readings.accumulate
-            value = value / float(scaler.get_scale()) if scaler is not None else value
-        if isinstance(labels, SumLabels):
-            labels.update(found)
-            if value is not None:
-                labels.calibrate(found, value)
-        elif seen is not None:
-            labels.update(seen)
-            if value is not None:
-                labels.calibrate(seen, value)
-        if self.here >= SETTLED and not self.labels.noted:
-            self.notes = None  # nothing to note, or nothing that could be
+        if self._notes():
+            value = (lambda: self.readings.undivided(loss)) if self.checking else None
+            self.level.look(loss, value, settled=self.here >= SETTLED)
 
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""
@@ -516,9 +486,8 @@ class Hub:
 
     def _shrinks_only(self, outcome: Outcome) -> bool:
         """A loss that falls by its penalty alone, while the rest of it stands where a constant predictor does."""
-        penalty = self.labels.penalty if isinstance(self.labels, SumLabels) else 0.0
         late = self.curve.n >= LONG_ENOUGH and outcome.state == "learning"
-        return late and penalty > 0 and outcome.evidence.get("explained", 1.0) < FAINT
+        return late and self.level.penalty > 0 and outcome.evidence.get("explained", 1.0) < FAINT
 
     def _minds_a_little(self, outcome: Outcome) -> bool:
         """The best there is may be little: samples that are told apart at all are something learnt."""

@@ -222,6 +222,11 @@ class Readings:
             value = value / self.scaler._scale
         self._losses.append(value.item() if value.device.type == "cpu" else value)
 
+    def undivided(self, loss: Tensor) -> float:
+        """A loss as Lightning hands it on, without what it divided and scaled it by. Waits for the device."""
+        value = float(loss.detach().float().mean()) * self.accumulate
+        return value / float(self.scaler.get_scale()) if self.scaler is not None else value
+
     def after_backward(self, more_to_come: bool, measure: bool = True) -> None:
         """Gradients have changed; while a window still accumulates, note what it amounts to so far."""
         self._cache.clear()

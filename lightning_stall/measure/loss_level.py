@@ -1,0 +1,74 @@
+"""Which loss a run trains, and the level that a constant predictor reaches on it: read off the losses themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lightning_stall.measure.by_hand import LossNotes
+from lightning_stall.measure.loss_sums import SumLabels, addends
+from lightning_stall.measure.losses import Labels, recognise
+
+
+class LossLevel:
+    """Looks at some losses before their backward pass.
+
+    Args:
+        noted: whether what the training step subtracts is noted; in compiled code it cannot be.
+    """
+
+    def __init__(self, noted: bool) -> None:
+        self.labels: Labels | SumLabels = Labels()
+        self._notes = LossNotes() if noted else None
+
+    @property
+    def penalty(self) -> float:
+        """What the size of weights adds to the loss at present, where that is known."""
+        return self.labels.penalty if isinstance(self.labels, SumLabels) else 0.0
+
+    def noting(self, step: Callable[..., Any], wanted: Callable[[], bool]) -> Callable[..., Any]:
+        """The training step, which notes what the loss is made of where that is wanted."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            notes = self._notes
+            if notes is None or not wanted():
+                return step(*args, **kwargs)
+            with notes:
+                return step(*args, **kwargs)
+
+        return noted
+
+    def look(self, loss: Tensor, value: Callable[[], float] | None, settled: bool) -> None:
+        """Take the labels of this loss.
+
+        Args:
+            loss: of one micro-batch, with its graph.
+            value: gives the loss as it was meant, undivided and unscaled, with a wait; None where none may be made.
+            settled: what is to be noted has been by now.
+        """
+        try:
+            self._look(loss, value)
+        except Exception:  # targets of a kind that is none of ours: nothing is said of a level
+            self.labels.usable = False
+        if settled and not self.labels.noted:
+            self._notes = None  # nothing to note, or nothing that could be
+
+    def _look(self, loss: Tensor, value: Callable[[], float] | None) -> None:
+        seen = recognise(loss) if isinstance(self.labels, Labels) else None
+        found = addends(loss) if seen is None else None
+        if found is not None and self.labels.kind is None:
+            self.labels = SumLabels()
+        elif found is not None and isinstance(self.labels, Labels):
+            self.labels.usable = False  # it has become a sum
+        labels = self.labels
+        wanted = value is not None and not labels.calibrated
+        if isinstance(labels, SumLabels):
+            labels.update(found)
+            if value is not None and wanted:
+                labels.calibrate(found, value())
+        elif seen is not None:
+            labels.update(seen)
+            if value is not None and wanted:
+                labels.calibrate(seen, value())
