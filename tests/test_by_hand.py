@@ -303,20 +303,20 @@ def test_a_users_error_is_the_users() -> None:
     [(F.mse_loss, False), (lambda p, y: 0.5 * F.mse_loss(p, y), False), (SQUARES["d * d"], True), (F.l1_loss, True)],
 )
 def test_notes_end_where_the_graph_tells(loss: Loss, noted: bool) -> None:
-    assert (looked(Regressor(loss), numbers()).hub.notes is not None) == noted
+    assert (looked(Regressor(loss), numbers()).hub.level.notes is not None) == noted
 
 
 def test_notes_end_after_four_steps() -> None:
     report = watch(Regressor(F.mse_loss), numbers(), max_steps=3)
-    assert report.hub.notes is not None
-    assert watch(Regressor(F.mse_loss), numbers(), max_steps=4).hub.notes is None
+    assert report.hub.level.notes is not None
+    assert watch(Regressor(F.mse_loss), numbers(), max_steps=4).hub.level.notes is None
 
 
 def test_a_compiled_module_is_left_alone() -> None:
     module = Regressor(SQUARES["d * d"])
     module.net = torch.compile(module.net, backend="eager")
     report = watch(module, numbers(), max_steps=2)
-    assert report.hub.notes is None
+    assert report.hub.level.notes is None
     assert not report.hub.labels.noted
 
 

@@ -21,7 +21,7 @@ class LossLevel:
 
     def __init__(self, noted: bool) -> None:
         self.labels: Labels | SumLabels = Labels()
-        self._notes = LossNotes() if noted else None
+        self.notes = LossNotes() if noted else None
 
     @property
     def penalty(self) -> float:
@@ -32,7 +32,7 @@ class LossLevel:
         """The training step, which notes what the loss is made of where that is wanted."""
 
         def noted(*args: Any, **kwargs: Any) -> Any:
-            notes = self._notes
+            notes = self.notes
             if notes is None or not wanted():
                 return step(*args, **kwargs)
             with notes:
@@ -53,7 +53,7 @@ class LossLevel:
         except Exception:  # targets of a kind that is none of ours: nothing is said of a level
             self.labels.usable = False
         if settled and not self.labels.noted:
-            self._notes = None  # nothing to note, or nothing that could be
+            self.notes = None  # nothing to note, or nothing that could be
 
     def _look(self, loss: Tensor, value: Callable[[], float] | None) -> None:
         seen = recognise(loss) if isinstance(self.labels, Labels) else None
