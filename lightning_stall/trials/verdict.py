@@ -30,6 +30,8 @@ DATA = frozenset(
 )
 MAYBE = 10.0  # a rate that far too low is no certain cause
 FAR_ABOVE = 3.0  # times a constant predictor's loss
+SLOWER = 3.0  # times what a run gains that gains it with a higher rate, which is then far better
+LOWERED = 2.0  # times the present rate, up to which the highest was much the same
 UNHEARD_OF = 0.05  # change of the weights in a step, over their size
 SHORT = 1e-3  # the same, under which a step is short
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
@@ -42,8 +44,11 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     if not fits.all or not math.isfinite(s.reference):
         return []
     same = now.get(1.0)
-    if s.won(same):
-        return []  # as it is, the run learns these batches well enough: there is nothing to explain
+    if same is not None and s.won(same):
+        # as it is, the run learns these batches well enough: there is nothing to explain, but that it is slow
+        fast = now.get(10.0)
+        slow = s.explained < LEARNT and s.won(fast) and fast is not None and s.gain(fast) > SLOWER * s.gain(same)
+        return [_told(s, fits, "learning-rate-too-low", fast, same)] if slow else []
     said: list[Conclusion] = []
     again = fresh.get(1.0)
     if _starts_as_badly(s, again):
@@ -75,7 +80,7 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         # and one that has moved the run from where it began is no rate at which the weights hardly move
         # though to find the level of the targets is no learning, where the steps are short
         idle = s.baseline is not None and s.explained < LEARNT and s.moved < SHORT
-        told = (s.peak == 1 and (idle or max(s.gained, s.explained) < LEARNT)) or code in s.spoken
+        told = (s.peak < LOWERED and (idle or max(s.gained, s.explained) < LEARNT)) or code in s.spoken
         # steps as long as the weights shake loose what is stuck, and then no rate is to blame
         if told and not (s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF):
             # many a sound rate could be ten times higher; what hinders a run at one that could not is something else
