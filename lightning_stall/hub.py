@@ -343,6 +343,7 @@ class Hub:
                 self.guard(member, "detach")
                 member.wake()
             self._undo()  # after theirs, which may stand around it
+            self.readings.release()
             self.rate.remove()
             trainer = self.trainer
             if trainer is not None and _HUBS.get(trainer) is self:

@@ -309,6 +309,12 @@ class Readings:
         """The readings that have arrived on the host, oldest first."""
         return self._mail.collect(wait) if self._mail.queue else []
 
+    def release(self) -> None:
+        """Let go of what belongs to the device: an event that is left to the garbage collector may meet its end in a
+        loader's worker, a fork in which CUDA cannot be called, and end it.
+        """
+        self._mail = _Mail()
+
     def sample_weights(self, optimizer: Optimizer) -> None:
         """Keep a sample of this optimizer's weights, before its step is made; `measure_updates` compares."""
         table = self.table(optimizer)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_stall.remedies import swap
 
 CHANNELS_A_GROUP = 8  # at least: fewer would make the group's statistics as poor as those they replace
-SLOPES = 0.1  # share of a batch in the running means of slopes
+SLOPES = 0.05  # share of a batch in the running means of slopes
 SOUND = 20  # values per channel whose statistics move the running ones by their whole momentum
 MOST_GROUPS = 32
 KEEP_BATCHES = 16

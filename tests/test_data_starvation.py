@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -595,6 +596,18 @@ def test_gaps_of_the_device_are_between_batches_only() -> None:
     idle, total, batches = gaps.take()
     assert (idle, total, batches) == (pytest.approx(0.04), pytest.approx(0.1), 2)
     assert DeviceGaps.of(torch.device("cpu")) is None
+
+
+def test_no_event_outlives_the_run() -> None:
+    """One that a garbage collector ends in a worker, a fork in which CUDA cannot be called, would end the worker."""
+    gaps, made = DeviceGaps(Event), []
+    gaps.new_event = lambda: made.append(weakref.ref(event := Event())) or event  # type: ignore[func-returns-value]
+    for _ in range(3):
+        gaps.batch_starts()
+        gaps.batch_ends()
+    assert any(ref() for ref in made)
+    gaps.release()
+    assert not any(ref() for ref in made)
 
 
 @pytest.mark.parametrize(

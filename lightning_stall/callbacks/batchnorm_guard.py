@@ -45,8 +45,9 @@ class BatchNormBatchSizeGuard(StallCallback):
         min_values: values per channel and device (batch times space) from which batch statistics pass for sound. The
             mean of 8 values is off by a third of a standard deviation, their variance by a half of itself.
         remedy: what `auto_remedy` does. "running-statistics" normalises a batch that is too small by the running
-            statistics, and every batch once all are found to be; "re-estimate" sets the running statistics to the
-            average over the last training batches before each validation; "auto" does the first, and the second once
+            statistics, and every batch once all are found to be, with gradients centred over batches (Chiley et al.,
+            2019); "re-estimate" sets the running statistics to the average over the last training batches before each
+            validation; "auto" does the first, and the second once
             they are found to be stale. "drop-batch" leaves out an epoch's last batch that is too small; "sync" and
             "group-norm" put SyncBatchNorm (several accelerators only) or GroupNorm in the place of every BatchNorm
             before the optimizer is made, and a checkpoint then loads only into a model converted likewise.

@@ -173,8 +173,9 @@ BATCHNORM: tuple[Entry, ...] = (
                 norm = nn.GroupNorm(num_groups=8, num_channels=64)  # in place of nn.BatchNorm2d(64)
         """,
         remedy="""
-            `BatchNormBatchSizeGuard(auto_remedy=True)` normalises such a batch by the running statistics, shares
-            statistics between devices (SyncBatchNorm), or drops the incomplete last batch.
+            `BatchNormBatchSizeGuard(auto_remedy=True)` normalises such a batch by the running statistics (where all are
+            too small, with gradients centred over batches, as in Online Normalization), shares statistics between
+            devices (SyncBatchNorm), or drops the incomplete last batch.
         """,
     ),
     Entry(

@@ -49,6 +49,12 @@ class DeviceGaps:
         """What comes between now and the next start (an epoch's end, a validation) is no gap."""
         self._ended = self._started = None
 
+    def release(self) -> None:
+        """Let go of all events now: none may be left to a garbage collector that runs in a worker, where CUDA is none."""
+        self.pause()
+        self._pending.clear()
+        self._free.clear()
+
     def collect(self) -> None:
         """Read the events that have passed, oldest first."""
         while self._pending and self._pending[0][2].query():

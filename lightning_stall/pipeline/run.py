@@ -102,6 +102,8 @@ class PipelineRun:
         if self._sampler is not None:
             self._sampler.stop()
         self.clock.detach()
+        if self.gaps is not None:
+            self.gaps.release()
 
     # ------------------------------------------------------------------ moments
 
