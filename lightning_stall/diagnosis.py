@@ -319,6 +319,8 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
         ranked.append(_cause(finding, min(confidence, 0.98), [finding, *tried, *support]))
     reached = explained | {e for code in causes for e in (_BY_CAUSE[code].effects if code in _BY_CAUSE else ())}
     for code, finding in spoken.items():
+        if code == "never-learned" and not outcome.bad:
+            continue  # it did, later
         # a symptom that was mended and did not come back has cost nothing
         if code not in causes and code not in reached and (outcome.bad or finding.remedy is None):
             ranked.append(_cause(finding, SYMPTOM, [finding]))

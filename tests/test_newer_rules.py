@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.zoo.run import load_cases, run
 from lightning_stall import BatchNormBatchSizeGuard, LossCheck, PlateauWatch, StallReport, stall_callbacks
 from lightning_stall.detectors import Overfitting
 from lightning_stall.diagnosis import diagnose
@@ -22,9 +24,12 @@ from lightning_stall.measure.activations import activations
 from lightning_stall.measure.initial import starts
 from lightning_stall.measure.validation_watch import less_is_better, validation_loss
 from lightning_stall.outcome import LossCurve, Outcome
+from lightning_stall.sinks import StallWarning
 from lightning_stall.testing import Classifier, blobs, mlp, watch
+from lightning_stall.trials.batches import without_model
 from lightning_stall.trials.records import Arm, Fit, Fits, Situation
 from lightning_stall.trials.verdict import started_badly
+from lightning_stall.verdicts.batchnorm import BothWays
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +317,19 @@ def test_which_cause_outranks_which() -> None:
     first, *others = diagnose([slow, mixing], Outcome("stalled", 200))
     assert first.code == "batch-mixing"
     assert all(c.confidence < 0.5 * first.confidence for c in others)
+    thrown, high, stale, dead = (
+        Finding(code, 10, 0, "warning", "seen", evidence={"strength": strength})
+        for code, strength in (
+            ("corrupt-samples", 0.5),
+            ("learning-rate-too-high", 0.9),
+            ("batchnorm-stale-statistics", 0.5),
+            ("dead-activations", 0.9),
+        )
+    )
+    assert next(c.code for c in diagnose([high, thrown], Outcome("oscillating", 200))) == "corrupt-samples"
+    assert next(c.code for c in diagnose([dead, stale], Outcome("stalled", 200))) == "batchnorm-stale-statistics"
+    never = Finding("never-learned", 100, 0, "warning", "seen")
+    assert [len(diagnose([never], Outcome(state, 200))) for state in ("never learned", "converged")] == [1, 0]
     for state, explained, said in (("learning", 0.9, 0), ("learning", 0.5, 1), ("stalled", 0.9, 1)):
         outcome = Outcome(state, 200, {"baseline": 1.0, "explained": explained})  # type: ignore[arg-type]
         assert len(diagnose([straight], outcome)) == said
@@ -341,3 +359,54 @@ def test_a_rate_too_high_is_told_in_mid_flight(rate: float) -> None:
     assert causes(report)[:1] == ["learning-rate-too-high"] * (rate == 0.3)
     tried = [f for f in report.findings if f.code == "learning-rate-too-high" and f.evidence.get("trial") == 1.0]
     assert [60 <= f.step <= 100 for f in tried[:1]] == [True] * (rate == 0.3)
+
+
+# ---------------------------------------------------------------------- averages that arrive too late
+
+
+@pytest.mark.parametrize(("slow", "streak"), [(True, 3), (False, 0)])
+def test_averages_that_never_arrive_need_undo_less(slow: bool, streak: int) -> None:
+    apart = BothWays()
+    for step in (50, 100, 150):
+        apart.update(step, 0.05, 0.3, 2.3, 0.03, slow=slow)
+    assert apart.streak == streak
+    apart.update(200, 0.05, 0.08, 2.3, 0.03, slow=slow)  # what differs so little is no loss
+    assert apart.streak == 0
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_running_averages_that_are_too_slow_for_their_run(ill: bool) -> None:
+    report = StallReport(table=False, html=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StallWarning)
+        run(load_cases()["k-slow-average"], 0, callbacks=[*family(), report], twin=not ill)
+    assert causes(report) == ["batchnorm-stale-statistics"] * ill
+
+
+# ---------------------------------------------------------------------- what a small model need not learn
+
+
+@pytest.mark.parametrize(("noise", "same"), [(0.0, True), (0.3, True), (3.0, False)])
+def test_targets_that_are_the_inputs_show_nothing_of_a_model(noise: float, same: bool) -> None:
+    y = randn(96, 6)
+    batches = [(part + noise * randn(32, 6, seed=i + 1), part) for i, part in enumerate(y.split(32))]
+    assert math.isnan(without_model(batches, 1, False).shown) == same
+
+
+def test_a_linear_autoencoder_finds_its_subspace() -> None:
+    torch.manual_seed(0)
+    x = randn(640, 24) @ randn(24, 24, seed=1) / 5
+    net = nn.Sequential(nn.Linear(24, 8, bias=False), nn.Linear(8, 24, bias=False))
+    report = watch(Task(net, F.mse_loss, 5e-3), rows(x, x), *family(), max_epochs=12)
+    assert causes(report) == []
+
+
+# ---------------------------------------------------------------------- runs that end before they have begun
+
+
+@pytest.mark.parametrize(("steps", "short"), [(40, True), (400, False)])
+def test_a_run_of_few_steps(steps: int, short: bool) -> None:
+    torch.manual_seed(0)
+    module = Classifier(mlp(8, 4, 32), rate=5e-4)
+    report = watch(module, blobs(2048, batch_size=32), *family(), max_steps=steps, max_epochs=-1)
+    assert causes(report) == ["training-too-short"] * short

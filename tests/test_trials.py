@@ -65,6 +65,16 @@ SMALL = {"weights": 6, "targets": 32, "shown": 0.6}
         ({"state": "stalled", "explained": 0.4}, [fit(1.0), fit(0.5, factor=10.0)], []),  # the rate has taught it much
         ({"state": "stalled", "level": (0.3, 0.3, 0.3)}, [fit(0.3), fit(0.22, factor=10.0)], []),  # it has learnt most
         ({}, [fit(0.5), fit(0.3, factor=10.0), *LOST], []),  # as it is, it learns
+        ({}, [fit(0.85), fit(0.3, factor=10.0)], ["learning-rate-too-low"]),  # far too slowly
+        ({"explained": 0.5}, [fit(0.85), fit(0.3, factor=10.0)], []),  # but it has learnt half
+        ({"peak": 1.9}, [fit(1.0), fit(0.5, factor=10.0), *LOST], ["learning-rate-too-low"]),
+        (
+            {"state": "stalled", "gained": 0.3, "moved": 2e-4},  # it has found the level of its targets
+            [fit(1.0), fit(0.5, factor=10.0), *LOST],
+            ["learning-rate-too-low"],
+        ),
+        ({"state": "stalled", "gained": 0.3, "moved": 1e-2}, [fit(1.0), fit(0.5, factor=10.0), *LOST], []),
+        ({"spoken": frozenset({"batchnorm-stale-statistics"})}, [*STUCK, fit(0.4, start="fresh")], []),
         ({}, [fit(1.0), fit(0.5, spread=0.5, factor=10.0), *LOST], []),  # the batches differ by more
         (
             {},
