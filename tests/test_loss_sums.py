@@ -97,9 +97,16 @@ def test_the_level_of_the_best_constants(name: str) -> None:
 def test_what_is_no_such_sum() -> None:
     z, c, t, w = parts()
     assert addends(F.cross_entropy(z, c)) is None  # no sum
-    assert addends(F.mse_loss(z, t) + z.exp().mean()) is None
+    assert addends(z.exp().mean() + z.square().mean()) is None
     assert addends(0.1 * w.abs().sum() + w.norm()) is None  # penalties alone
-    assert addends(F.mse_loss(z, t) * w.sum() + F.l1_loss(z, t)) is None  # a factor that is learnt
+    for other in (z.exp().mean(), F.l1_loss(z, t) * w.sum()):  # of a factor that is learnt
+        found = addends(F.mse_loss(z, t) + other)
+        assert found is not None
+        assert found.others
+        sums = SumLabels()
+        sums.update(found)
+        sums.calibrate(found, 3.0)
+        assert (sums.seen, sums.baseline()) == (False, None)
 
 
 def test_what_has_no_level() -> None:
@@ -156,3 +163,44 @@ def test_a_loss_that_falls_by_its_penalty_alone(weight: float, ill: bool) -> Non
     assert [c.code for c in report.causes[:1]] == (["excess-regularization"] if ill else [])
     assert isinstance(report.hub, Hub)
     assert isinstance(report.hub.labels, SumLabels)
+
+
+class Codes(LightningModule):
+    """A variational autoencoder of a few directions."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.beta = nn.Linear(12, 6), nn.Linear(3, 12), beta
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x,) = batch
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        return F.mse_loss(self.decoder(z), x) + self.beta * divergence
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+@pytest.mark.parametrize(("beta", "ill"), [(5.0, True), (0.01, False)])
+def test_a_divergence_that_outweighs_the_misfit(beta: float, ill: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(640, 3, generator=g) @ torch.randn(3, 12, generator=g) / 2
+    data = DataLoader(TensorDataset(x), 32, shuffle=True)
+    report = watch(Codes(beta), data, *stall_callbacks()[:-1], max_epochs=16)
+    assert [c.code for c in report.causes[:1]] == (["excess-regularization"] if ill else [])
+
+
+def test_terms_that_fall_below_nothing_outweigh_no_misfit() -> None:
+    """As of a policy, whose gain is around 0, beside a critic that has learnt nothing."""
+    z, _, t, _ = parts()
+    for least, ill in ((0.0, True), (-0.5, False)):
+        sums = SumLabels()
+        found = addends(F.mse_loss(0 * z + t.mean(0), t) + z.exp().mean())
+        assert found is not None
+        misfit = float(F.mse_loss(t.mean(0).expand(40, 3), t))
+        for other in (1.0, 0.8, least, 0.0, 0.0, 0.0):
+            sums.update(found)
+            sums.calibrate(found, misfit + other)
+        assert (sums.outweighed() is not None) == ill

@@ -16,6 +16,7 @@ from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_norms
 from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.loss_graph import penalised
+from lightning_stall.measure.loss_sums import SumLabels
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
 from lightning_stall.readings import StepReading, plain_name, run_again
@@ -270,7 +271,11 @@ class OptimizerHealth(StallCallback):
                 self._say(schedules.waits_for_worse(*shown, self.scheduled, self.top_rate))
 
     def finish(self) -> None:
-        if self.hub.half_way:
+        labels = self.hub.labels
+        found = labels.outweighed() if isinstance(labels, SumLabels) else None
+        if found is not None:
+            self._say(rates.outweighed(*found))
+        elif self.hub.half_way:
             self._judge_regularization()
 
     def detach(self) -> None:

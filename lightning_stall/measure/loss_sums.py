@@ -1,12 +1,14 @@
 """A loss that is a sum, with constant factors: what a constant predictor reaches where its addends are built-in losses.
 
-An addend that is the size of weights alone, a penalty, has no targets; it counts as the level it now has.
+An addend that is the size of weights alone, a penalty, has no targets; it counts as the level it now has. Where there are
+others, such as a divergence, the sum has no level; what they are worth beside the built-in ones is kept all the same.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -17,23 +19,27 @@ from lightning_stall.measure.losses import FACTORS, LEAST, Labels, SeenLoss, rec
 
 MOST = 12  # addends; a penalty has one a weight, and they may be many more
 MOST_NODES = 1024
+LATELY = 3  # checks
+NEAR = 0.1  # of a constant predictor's loss: what that of some batches may be below it, where nothing was learnt
+GONE = 0.1  # share of the built-in losses, under which the others have gone to nothing
 ALIKE = 0.01  # share of the loss by which its addends may miss it
 _SAME = {"ToCopy", "Alias", "Clone", "Squeeze", "Unsqueeze", "View", "ReshapeAlias"}
 
 
 @dataclass(frozen=True)
 class Addends:
-    """The built-in losses that a loss is made of, each with its constant factor, and whether the rest are penalties."""
+    """The built-in losses that a loss is made of, each with its constant factor, and what the rest are."""
 
     losses: list[tuple[SeenLoss, float]]
-    penalised: bool
+    penalised: bool  # there are penalties on weights among the rest
+    others: bool = False  # and something else
 
 
 def addends(loss: Tensor) -> Addends | None:
-    """Take a loss apart; None where it is no sum, where an addend is none of ours, or a factor is no constant."""
+    """Take a loss apart; None where it is no sum, where no addend is a built-in loss, or a factor is no constant."""
     losses: list[tuple[SeenLoss, float]] = []
     queue: list[tuple[Any, float]] = [(loss.grad_fn, 1.0)]
-    penalties, read = 0, 0
+    penalties, others, read = 0, 0, 0
     while queue:
         node, factor = queue.pop()
         read += 1
@@ -47,11 +53,11 @@ def addends(loss: Tensor) -> Addends | None:
         elif _is_penalty(node):
             penalties += 1
         else:
-            return None
-    if not losses or len(losses) > MOST or len(losses) + penalties < 2:
+            others += 1
+    if not losses or len(losses) > MOST or len(losses) + penalties + others < 2:
         return None
     losses.reverse()  # as they stand in the sum
-    return Addends(losses, penalties > 0)
+    return Addends(losses, penalties > 0, others > 0)
 
 
 def _parts(node: Any, factor: float) -> list[tuple[Any, float]] | None:
@@ -102,6 +108,8 @@ class SumLabels:
     usable: bool = True
     penalty: float = 0.0  # what the size of weights adds to the loss at present
     kind: str | None = "sum"
+    shares: list[tuple[float, float]] = field(default_factory=list)  # (built-in ones, others) at checks
+    _others: bool = False
     _matched: int = 0  # checks at which the addends made up the loss
 
     def update(self, found: Addends | None) -> None:
@@ -114,7 +122,7 @@ class SumLabels:
             self.terms = [Labels() for _ in found.losses]
         factors = [factor for _, factor in found.losses]
         same = len(self.terms) == len(found.losses) and (not self.factors or self.factors == factors)
-        self.factors = factors
+        self.factors, self._others = factors, found.others
         self.usable = same and all(factor > 0 for factor in factors)
         for labels, (seen, _) in zip(self.terms, found.losses, strict=False):
             labels.update(seen)
@@ -131,6 +139,9 @@ class SumLabels:
         if not math.isfinite(known):
             self.usable = False
             return
+        if found.others:
+            self.shares.append((known, loss - known))
+            return
         self.penalty = loss - known if found.penalised else 0.0
         # a number that somebody adds, or a loss that is not what its graph seems to say
         fits = abs(loss - known) <= ALIKE * max(abs(loss), abs(known)) or (found.penalised and self.penalty > 0)
@@ -139,7 +150,7 @@ class SumLabels:
 
     @property
     def calibrated(self) -> bool:
-        return not self.usable or (self._matched >= FACTORS and not self.penalty)
+        return not self.usable or (self._matched >= FACTORS and not self.penalty and not self._others)
 
     @property
     def noted(self) -> bool:
@@ -147,7 +158,24 @@ class SumLabels:
 
     @property
     def seen(self) -> bool:
-        return self.usable and bool(self.terms) and self._matched > 0
+        return self.usable and bool(self.terms) and self._matched > 0 and not self._others
+
+    def outweighed(self) -> tuple[float, float, float] | None:
+        """Where other terms have gone to nothing, and the built-in ones have learnt nothing: these, their level, and the rest.
+
+        As a divergence that outweighs the misfit does: a code that tells nothing costs nothing.
+        """
+        values = [labels.baseline() for labels in self.terms] if self._others and self.usable else [None]
+        late, first = self.shares[len(self.shares) // 2 :], [other for _, other in self.shares[:LATELY]]
+        if None in values or len(self.shares) < 2 * LATELY:
+            return None
+        level = sum(f * v for f, v in zip(self.factors, values, strict=True) if v is not None)
+        if min(other for _, other in self.shares) < -ALIKE * level:  # a policy's gain, or a score
+            return None
+        known, rest = fmean(a for a, _ in late), fmean(b for _, b in late)
+        return (
+            (known, level, rest) if known > (1 - NEAR) * level and rest < min(GONE * known, max(first) / 10) else None
+        )
 
     def baseline(self) -> float | None:
         """What the best constant predictions reach together; None where one of them is not known."""

@@ -153,6 +153,20 @@ def worn_away(
     )
 
 
+def outweighed(misfit: float, level: float, rest: float) -> Verdict:
+    """The built-in part of a loss stands at a constant predictor's level, and other terms have gone to nothing."""
+    return Verdict(
+        "excess-regularization",
+        f"What the loss adds to the misfit has gone down to {rest:.2g}, while the misfit stays at {misfit:.4g}, and a constant "
+        f"prediction has {level:.4g}: the added terms, such as a divergence, outweigh it, and the model tells nothing apart.",
+        "Lower the factor of what is added, by tens, or raise it from 0 over the first epochs:\n\n"
+        "    loss = misfit + beta * divergence  # beta = 1e-3",
+        {"misfit": misfit, "level": level, "rest": rest, "strength": 0.7},
+        ("the loss",),
+        statistical=False,
+    )
+
+
 def dropped(heavy: Sequence[tuple[str, float]]) -> Verdict | None:
     """Dropout layers by name and probability, those above `DROPOUT`."""
     if not heavy:
