@@ -376,7 +376,7 @@ def test_slopes_through_running_statistics_are_centred_over_batches() -> None:
         instead.release()
         assert layer.training
     instead.remove()
-    assert (sums.abs() < 0.05 * plain.abs()).all()
+    assert (sums.abs() < 0.1 * plain.abs()).all()
 
 
 def test_a_slope_that_is_not_finite_is_not_remembered() -> None:

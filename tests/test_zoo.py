@@ -65,7 +65,16 @@ def test_the_command_judges_scores_and_writes_strict_json(tmp_path: Path) -> Non
 
 def test_every_case_expects_codes_of_the_catalogue_and_has_a_part() -> None:
     cases = load_cases().values()
-    assert {part(case) for case in cases} == {"seen", "unseen", "later", "fourth", "fifth", "sixth", "seventh"}
+    assert {part(case) for case in cases} == {
+        "seen",
+        "unseen",
+        "later",
+        "fourth",
+        "fifth",
+        "sixth",
+        "seventh",
+        "eighth",
+    }
     assert {code for case in cases for code in case.causes} <= set(CATALOGUE)
     assert all(case.twin is not None for case in cases if not case.well)
 
