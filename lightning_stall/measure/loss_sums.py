@@ -20,6 +20,7 @@ from lightning_stall.measure.losses import FACTORS, LEAST, Labels, SeenLoss, rec
 MOST = 12  # addends; a penalty has one a weight, and they may be many more
 MOST_NODES = 1024
 LATELY = 3  # checks
+KEPT = 256  # checks whose shares are remembered; every second of a longer run
 NEAR = 0.1  # of a constant predictor's loss: what that of some batches may be below it, where nothing was learnt
 GONE = 0.1  # share of the built-in losses, under which the others have gone to nothing
 ALIKE = 0.01  # share of the loss by which its addends may miss it
@@ -141,6 +142,8 @@ class SumLabels:
             return
         if found.others:
             self.shares.append((known, loss - known))
+            if len(self.shares) > KEPT:
+                del self.shares[LATELY::2]
             return
         self.penalty = loss - known if found.penalised else 0.0
         # a number that somebody adds, or a loss that is not what its graph seems to say
