@@ -5,9 +5,15 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,18 +34,42 @@ def test_the_readmes_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.M
         exec(compile(block, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
 
 
+RUN = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+space = {"__name__": "notebook"}
+with open(sys.argv[1]) as file:
+    cells = json.load(file)["cells"]
+for cell in cells:
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), sys.argv[1], "exec", dont_inherit=True), space)
+"""
+
+
+@pytest.fixture(scope="module")
+def notebooks(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[Path, Future[subprocess.CompletedProcess[str]]]]:
+    """All of them, each in a process of its own, two at a time."""
+    own = {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def run(path: Path) -> subprocess.CompletedProcess[str]:
+        command, folder = [sys.executable, "-c", RUN, str(path)], tmp_path_factory.mktemp("notebook")
+        return subprocess.run(
+            command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=300
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {path: pool.submit(run, path) for path in NOTEBOOKS}
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_a_notebook_runs_and_holds_its_outputs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
+def test_a_notebook_runs_and_holds_its_outputs(path: Path, notebooks: Mapping[Path, Future[Any]]) -> None:
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert any(c["outputs"] for c in cells)
     assert not any(o["output_type"] == "error" for c in cells for o in c["outputs"])
-    space = {"__name__": "notebook"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for cell in cells:
-            exec(compile("".join(cell["source"]), path.name, "exec", dont_inherit=True), space)
+    done = notebooks[path].result()
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_readme_lists_every_code() -> None:
