@@ -236,6 +236,7 @@ _BY_CAUSE = {rule.cause: rule for rule in RULES}
 CERTAIN = 0.9  # confidence of a certain fact; of a statistical one STATISTICAL, times how strong it is
 STATISTICAL = 0.6
 SYMPTOM = 0.4  # a symptom that nothing explains is named itself, with this
+BEHIND = 0.75  # of which it keeps this share where another symptom produces it
 EXPLAINED = 0.3  # what a stronger cause explains keeps this share of its confidence
 SUPPORT = 0.05  # each symptom that a cause explains adds this
 TRIED = 0.5  # a trial that bears a cause out brings it this much of the way to SURE
@@ -318,12 +319,13 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
         tried = [f for f in trials.get(code, ()) if f is not finding]
         ranked.append(_cause(finding, min(confidence, 0.98), [finding, *tried, *support]))
     reached = explained | {e for code in causes for e in (_BY_CAUSE[code].effects if code in _BY_CAUSE else ())}
+    behind = {e for code in spoken if code not in causes and code in _BY_CAUSE for e in _BY_CAUSE[code].effects}
     for code, finding in spoken.items():
         if code == "never-learned" and not outcome.bad:
             continue  # it did, later
         # a symptom that was mended and did not come back has cost nothing
         if code not in causes and code not in reached and (outcome.bad or finding.remedy is None):
-            ranked.append(_cause(finding, SYMPTOM, [finding]))
+            ranked.append(_cause(finding, SYMPTOM * (BEHIND if code in behind else 1.0), [finding]))
     ranked.sort(key=lambda c: (-c.confidence, c.findings[0].step))
     return ranked
 

@@ -328,6 +328,8 @@ def test_which_cause_outranks_which() -> None:
     )
     assert next(c.code for c in diagnose([high, thrown], Outcome("oscillating", 200))) == "corrupt-samples"
     assert next(c.code for c in diagnose([dead, stale], Outcome("stalled", 200))) == "batchnorm-stale-statistics"
+    broken, huge = (Finding(code, 10, 0, "critical", "seen") for code in ("nonfinite-loss", "exploding-gradients"))
+    assert [c.code for c in diagnose([broken, huge], Outcome("non-finite", 20))] == [huge.code, broken.code]
     never = Finding("never-learned", 100, 0, "warning", "seen")
     assert [len(diagnose([never], Outcome(state, 200))) for state in ("never learned", "converged")] == [1, 0]
     for state, explained, said in (("learning", 0.9, 0), ("learning", 0.5, 1), ("stalled", 0.9, 1)):
