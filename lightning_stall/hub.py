@@ -89,7 +89,11 @@ class Hub:
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
-        self.level = LossLevel(noted=not compiled(module))
+        whole = not compiled(module)
+        self.level = LossLevel(noted=whole)
+        for moment in () if whole else ("before_backward", "after_backward", "before_optimizer_step", "guard"):
+            # called from within a compiled step of manual optimisation, our code is not to be compiled with it
+            setattr(self, moment, torch.compiler.disable(getattr(self, moment)))
         self.outcome = Outcome()
         self._looks: list[State] = []  # the last judgements, some steps apart
         self._looked_at = 0  # the step of the last of them

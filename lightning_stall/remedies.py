@@ -285,7 +285,8 @@ class WeightsSnapshot:
             alive = [*module.parameters(), *(b for _, b in module.named_buffers())]
             if any(map(is_lazy, alive)):
                 return  # the first forward pass will make them
-            self.tensors = [(t, t.detach().to("cpu", copy=True)) for t in alive]
+            own = [stored(t.detach()) for t in alive]  # of weights that are spread over ranks, this one's part
+            self.tensors = [(t, t.to("cpu", copy=True)) for t in own]
             self.states = [
                 {p: {k: _copied(v) for k, v in state.items()} for p, state in optimizer.state.items()}
                 for optimizer in optimizers

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
 from lightning_stall.journal import MADE_HERE
-from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, total_norm
+from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, stored, total_norm
 from lightning_stall.measure.instability import ModuleWatch, find, take_for_zero
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
@@ -371,7 +371,7 @@ class GradientHealth(StallCallback):
         """Where one operation spoils step after step, do without its slopes that are not finite; what was done."""
         self.bad_slopes += 1
         never = not self.first and self.bad_slopes == NEVER and self.slope is None and not self.runs_again
-        if never and all(bool(p.isfinite().all()) for p in self.hub.module.parameters()):
+        if never and all(bool(stored(p.detach()).isfinite().all()) for p in self.hub.module.parameters()):
             self.slope = ""
         if self.filling or self.slope is None or self.bad_slopes < OFTEN:
             return None

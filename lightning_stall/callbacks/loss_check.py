@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, default_collate
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.batches import fields
+from lightning_stall.measure.gradients import in_parts
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
 from lightning_stall.measure.loss_graph import (
     BUILT_IN,
@@ -130,7 +131,7 @@ class LossCheck(StallCallback):
         self._after_first_batch()
 
     def before_step(self, optimizer: Optimizer) -> None:
-        if self.summed.waiting and self.hub.checking:
+        if self.summed.waiting and self.hub.checking and not in_parts(self.hub.module, self.hub.readings.copies):
             params = self.hub.readings.table(optimizer).params
             self._weights = torch.stack(torch._foreach_norm([p.detach() for p in params])).norm() if params else None
 

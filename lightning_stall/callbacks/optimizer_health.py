@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback
 from lightning_stall.measure.batches import fields
-from lightning_stall.measure.gradients import gradient_norms
+from lightning_stall.measure.gradients import gradient_norms, in_parts
 from lightning_stall.measure.graph import leaves
 from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.loss_sums import SumLabels
@@ -227,9 +227,10 @@ class OptimizerHealth(StallCallback):
         self._read()
         if not self.first_norms:
             self.first_norms = self._norms()
-        self._look_at_what_is_held()
-        self._look_at_what_is_idle()
-        self._look_at_what_is_kept_apart()
+        if not in_parts(self.hub.module, self.hub.readings.copies):
+            self._look_at_what_is_held()
+            self._look_at_what_is_idle()
+            self._look_at_what_is_kept_apart()
         self._look_at_clearing()
         self._look_at_replicas()
 

@@ -89,6 +89,16 @@ def is_dtensor(grad: Tensor | None) -> bool:
     return grad is not None and type(grad) is not Tensor and hasattr(grad, "placements")
 
 
+def in_parts(model: Module, copies: float | None) -> bool:
+    """Whether weights lie in parts on several ranks: no layer's is whole, and the graph holds others than optimizers do.
+
+    Args:
+        model: of any kind.
+        copies: the answer of `shard_copies` for what wraps it.
+    """
+    return copies is not None or any(is_dtensor(p) for p in model.parameters())
+
+
 def shard_copies(model: Module) -> float | None:
     """How many ranks hold the same part of an FSDP1 model; None where it is not one, or every rank holds it whole."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_stall.measure.gradients import stored
+
 
 def few(p: Tensor, count: int = 256) -> Tensor:
-    """Up to `count` elements, evenly spaced; a view where that can be."""
-    flat = p.detach().reshape(-1)
+    """Up to `count` elements, evenly spaced; a view where that can be. Of a tensor spread over ranks, this rank's own."""
+    flat = stored(p.detach()).reshape(-1)
     return flat[:: max(1, flat.numel() // count)][:count]
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from lightning_stall.measure.gradients import is_dtensor
+
 FEW = 12  # weights under which nothing can be told
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -20,6 +22,8 @@ def untrained(module: nn.Module) -> bool:
     tables of embeddings are normal with deviation 1. Trained weights leave that interval or its spread. False for any
     layer too small to tell (under 12 weights), and for layers of other kinds. Waits for the device: call it at checks.
     """
+    if any(is_dtensor(p) for p in module.parameters(recurse=False)):
+        return False  # a look at the whole of it would wait for the other ranks
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return _normal(module.weight)
     if isinstance(module, _LINEAR) and not isinstance(module.weight, UninitializedParameter):
