@@ -451,7 +451,7 @@ def seed_all_alike(worker: int) -> None:
         (ShuffledStream(), None, None),
         (Slow(0.0, 64), None, None),
     ],
-    ids=lambda v: type(v).__name__ if isinstance(v, (Dataset, IterableDataset)) else str(v),
+    ids=lambda v: type(v).__name__ if isinstance(v, (Dataset, IterableDataset)) else getattr(v, "__name__", str(v)),
 )
 def test_workers_that_draw_the_same_numbers(make_trainer: MakeTrainer, data: Any, init: Any, name: str | None) -> None:
     monitor = DataStarvationMonitor()

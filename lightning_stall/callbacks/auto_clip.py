@@ -55,7 +55,7 @@ class AutoClip(StallCallback):
         history: norms kept, for "percentile". ZClip's mean reaches back about 33 steps, whatever this is.
         warmup: optimizer steps before the rule applies; until then only leaps over ten times the usual norm are cut, to
             the usual norm.
-        auto_remedy: clip. Off, it changes nothing, logs what it would have done, and says so once.
+        auto_remedy: clip. Off, it changes nothing, logs what it would have done, and says so once if the run is not well.
         exact_skip: leave a non-finite step out altogether also on an accelerator with an optimizer that is not fused,
             at one wait for the device a step. Off, its gradients are zero there, and momentum still moves the weights.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
@@ -415,10 +415,12 @@ class AutoClip(StallCallback):
         return True
 
     def _introduce(self) -> None:
-        """Once: what it would do where it may not clip, or which of two limits rules."""
+        """Once: what it would do where it may not clip and the run is not well, or which of two limits rules."""
         trainers = self.hub.trainer.gradient_clip_val
         seen = {id(w): w.pairs() for w in self._watched.values()}
         if self._introduced or not any(seen.values()) or (self.auto_remedy and not trainers):
+            return
+        if not self.auto_remedy and not self.hub.outcome.bad:
             return
         self._introduced = True
         pairs = max(seen.values(), key=len)
