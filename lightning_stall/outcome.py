@@ -188,14 +188,18 @@ class LossCurve:
         return new
 
     def level(self, steps: int) -> float:
-        """Mean loss over about the last `steps` optimizer steps."""
+        """Mean loss over about the last `steps` optimizer steps; NaN before the first."""
+        if not self.means:
+            return math.nan
         if steps <= len(self.recent):
             return fmean(self.recent[-steps:])
         return fmean(self.means[-max(1, round(steps / self.width)) :])
 
     def between(self, first: int, last: int) -> float:
-        """Mean loss over about the optimizer steps from `first` to `last`."""
-        low = min(first // self.width, len(self.means) - 1)
+        """Mean loss over about the optimizer steps from `first` to `last`; NaN before the first of all."""
+        if not self.means:
+            return math.nan
+        low = max(0, min(first // self.width, len(self.means) - 1))
         return fmean(self.means[low : max(low + 1, math.ceil(last / self.width))])
 
     def steps_below(self, limit: float) -> int:

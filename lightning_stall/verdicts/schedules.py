@@ -126,8 +126,8 @@ def wrong_unit(kind: str, length: float, interval: str, calls: float, steps: flo
         steps: optimizer steps planned.
         epochs: epochs planned.
     """
-    by_epoch = interval == "epoch" and length > APART * calls and 0.5 <= length / steps <= 2.0
-    by_step = interval == "step" and length * APART < calls and 0.5 <= length / epochs <= 1.5
+    by_epoch = interval == "epoch" and length > APART * calls and 0.5 * steps <= length <= 2.0 * steps
+    by_step = interval == "step" and length * APART < calls and 0.5 * epochs <= length <= 1.5 * epochs
     if not (by_epoch or by_step):
         return None
     unit, other = ("optimizer steps", "epoch") if by_epoch else ("epochs", "optimizer step")
