@@ -35,6 +35,7 @@ from lightning_stall.measure.quiet import compiled
 from lightning_stall.readings import StepReading
 
 LOSSES_A_STEP = 4  # losses looked at in one step; manual optimisation and accumulation have several
+AT_REST = 50  # optimizer steps before which a run that stands still may only be on its way
 FORGOTTEN = 3  # checks in a row without a fault before it is taken back
 
 
@@ -80,6 +81,7 @@ class LossCheck(StallCallback):
         self.seen: set[str] = set()  # codes seen since the last check
         self.lasting: set[str] = set()  # codes known for certain of the model itself, which is looked at once
         self.waiting: dict[str, Fault] = {}  # seen of the model itself, and told once the run fares as it would by it
+        self.meant: Fault | None = None  # certain, and told unless the run learns its task all the same
         self.looked = 0  # losses looked at in this step
         self.indices = Indices()
         self.summed = Summed()
@@ -125,6 +127,7 @@ class LossCheck(StallCallback):
         fault = endless(self.hub.curve.first[0], self.hub.curve.level(20)) if self.hub.curve.n >= 40 else None
         if fault is not None:
             self._tell(fault, lasting=True)
+        self._tell_of_what_may_be_meant()
 
     def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batch = []
@@ -159,6 +162,7 @@ class LossCheck(StallCallback):
 
     def finish(self) -> None:
         self._tell_gated()
+        self._tell_of_what_may_be_meant()
 
     def aborted(self, error: BaseException) -> None:
         self._tell_gated()
@@ -208,13 +212,32 @@ class LossCheck(StallCallback):
             if fault is not None:
                 self._tell(fault)
 
+    def _tell_of_what_may_be_meant(self) -> None:
+        """Once the run fares badly, or has come to rest half way."""
+        hub = self.hub
+        at_rest = hub.half_way and (hub.curve.n >= AT_REST or hub.ending)
+        if self.meant is not None and (hub.outcome.bad or at_rest):
+            fault, self.meant = self.meant, None
+            self._tell(fault, lasting=True)
+
     def _look_at_model(self, expression: Expression, given: Given) -> None:
         """Once: the layers between the input and what the loss receives."""
         edges = [edge for term in expression.main if (edge := model_output(term)) is not None]
         for edge in edges[:2]:
             # two optimizers train two models, and where one ends the other may begin with a layer
             for fault in misfit_depth(edge, self.hub.module) if given.optimizers == 1 else ():
-                self._tell(fault, lasting=True)
+                if fault.may_be_meant:
+                    self.meant = fault
+                    self.tell(
+                        fault.code,
+                        fault.summary,
+                        advice=fault.advice,
+                        severity="info",
+                        evidence=fault.evidence,
+                        where=fault.where,
+                    )
+                else:
+                    self._tell(fault, lasting=True)
             across = softmax_across(edge, given.batch_size)
             if across is not None:
                 self._across = capital(given.names.of(short(across[0]), across)[0])

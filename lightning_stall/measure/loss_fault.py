@@ -17,7 +17,8 @@ class Fault:
     """Something wrong with a loss.
 
     `certain` faults hold whatever the run does. The others are the cause only of a run that fares badly in one of
-    `states`: too few layers do not make a loss infinite.
+    `states`: too few layers do not make a loss infinite. What may be meant (`may_be_meant`), as a linear model of what
+    is linear, is certain and no fault of a run that learns its task.
     """
 
     code: str
@@ -27,6 +28,7 @@ class Fault:
     where: list[str] = field(default_factory=list)
     certain: bool = True
     states: frozenset[str] = frozenset({"stalled", "never learned"})
+    may_be_meant: bool = False
 
 
 @dataclass(frozen=True)

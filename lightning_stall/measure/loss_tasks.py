@@ -137,6 +137,7 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
             {"pairs": float(len(found.pairs)), "layers": float(len(found.layers))},
             named,
             certain=not found.nonlinear,
+            may_be_meant=not found.nonlinear,
         )
     elif found.depth >= DEEP:
         yield Fault(
@@ -146,6 +147,7 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
             "Put an activation after each layer but the last, as in\n\n    h = F.relu(self.layer(h))",
             {"pairs": 0.0, "layers": float(found.depth)},
             [_name(layer, module) for layer in reversed(found.layers)],
+            may_be_meant=True,
         )
     if found.bottleneck is not None:
         upper, lower = found.bottleneck
