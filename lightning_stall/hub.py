@@ -320,7 +320,7 @@ class Hub:
         if self.gate_open:
             self.journal.promote(self.step, self.epoch)
         elif self.half_way or (self.mediocre and self.curve.n >= LONG_ENOUGH):
-            self.journal.promote(self.step, self.epoch, least=STRONG)
+            self.journal.promote(self.step, self.epoch, least=STRONG, meant=self.mediocre)
 
     def abort(self, error: BaseException) -> None:
         """The fit died: say what is known, without the other ranks, and take everything out."""

@@ -117,6 +117,7 @@ class OptimizerHealth(StallCallback):
         self._lasting: dict[int, Tensor] = {}  # tensors, no parameters, that asked for a gradient in both first steps
         self._undropped = 0  # the step at which dropout's cost was last asked
         self._idle_looks = 0
+        self._idle: set[int] = set()  # parameters that were told of as idle
         self.help = RateHelp(self)
         self._sloped: set[str] = set()  # parameters that had a gradient other than 0
 
@@ -151,7 +152,7 @@ class OptimizerHealth(StallCallback):
                 self._kept[id(optimizer)] = left if kept is None else torch.logical_and(kept, left)
 
     def after_backward(self) -> None:
-        if self.hub.looking:
+        if self.hub.looking or (self._idle and self.hub.checking):
             for optimizer in self.hub.readings.optimizers:
                 self._with_grad.update(id(p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
                 if not self.hub.module.automatic_optimization:
@@ -404,10 +405,14 @@ class OptimizerHealth(StallCallback):
 
     def _look_at_what_is_idle(self) -> None:
         """Layers as torch drew them that never get a gradient: frozen, detached, run without grad, or not used."""
+        if self._idle & self._with_grad:  # frozen for a while only
+            self._idle.clear()
+            self.retract("parameters-not-optimized")
         if self.hub.here < 8 or self._idle_looks == 2 or not self._with_grad:
             return
         self._idle_looks += 1
         idle, still = [], []
+        self._idle.clear()
         params = (p for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"])
         wanted = {id(p) for p in params if p.requires_grad}
         for name, module in self.hub.module.named_modules():
@@ -422,6 +427,7 @@ class OptimizerHealth(StallCallback):
                 # what is to be trained and gets no gradient is idle, however its weights were drawn
                 if fresh or all(id(p) in wanted for p in own):
                     idle.append(found)
+                    self._idle.update(map(id, own))
             elif fresh and known and not known & self._sloped:
                 still.append(found)  # each gradient so far was exactly 0
         total = sum(p.numel() for p in self.hub.module.parameters())
@@ -523,7 +529,8 @@ class OptimizerHealth(StallCallback):
             # a schedule that follows the loss lowers the rate for a reason
             follows = any(c.reduce_on_plateau for c in hub.trainer.lr_scheduler_configs)
             certain = falling is not None or (gone and not follows)
-            if flat or certain:
+            explained = hub.outcome.evidence.get("explained", 0.0) if hub.baseline is not None else 0.0
+            if (flat or certain) and explained < schedules.LEARNT:
                 level = hub.curve.level(20) if hub.curve.n else math.nan
                 early = self.scheduled, self.top_rate, self.alive_until, planned, level, falling, certain
                 self._say(schedules.decayed_early(*early))

@@ -75,7 +75,13 @@ def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
         f"reached them; up to {100 * IDLE:.0f} % might be meant.",
         "Train them, or load the weights they should have:\n\n    module.requires_grad_(True)\n\n"
         "Look for `detach()`, `torch.no_grad()` and `requires_grad = False` on the way from them to the loss.",
-        {"weights": float(count), "of": float(total), "strength": min(1.0, 0.5 + count / total)},
+        # somebody may have frozen them on purpose, and a run that gets on with it is to be believed
+        {
+            "weights": float(count),
+            "of": float(total),
+            "strength": min(1.0, 0.5 + count / total),
+            **({"meant": 1.0} if frozen == len(layers) else {}),
+        },
         tuple(name for name, _, _ in layers),
         severity="critical",
     )

@@ -17,6 +17,7 @@ FALL = 0.03  # of what there was to gain: a loss that fell so much in the last q
 MOVES = 3  # epochs after the first
 AGAINST = 0.75  # share of these in which the loss fell and the metric went the way that counts as worse
 APART = 3.0  # times; a length so far from the number of its own steps is in another unit
+LEARNT = 0.85  # share of a constant predictor's loss, from which on a rate that is spent has done its work
 
 ADVICE = (
     "Give the schedule the length of the whole run, in the unit it is stepped in:\n\n"
