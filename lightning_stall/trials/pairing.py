@@ -32,6 +32,7 @@ LEAST = 64  # samples in all
 SURE = 3.0  # standard errors
 NOTHING = 0.01  # of the loss, that targets of others may cost and nothing be learnt
 SOME = 0.15
+TELLING = 0.25  # share of the samples, of which another's target must differ from their own
 EXACT = 1e-3
 
 FEW = 4  # samples that must have met each with each
@@ -47,6 +48,7 @@ class Pairing:
     error: float
     samples: int
     crossed: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # shapes that met: every target, every prediction
+    changed: float = 1.0  # share of the samples whose targets another's differ from
 
     @property
     def share(self) -> float:
@@ -75,7 +77,8 @@ class Pairing:
             return None
         if self.sure and self.share > SOME:
             return True
-        return False if self.share < NOTHING or not self.sure else None
+        # where nearly all have the same target, another's tells nothing
+        return False if self.changed > TELLING and (self.share < NOTHING or not self.sure) else None
 
 
 @dataclass
@@ -124,7 +127,7 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
             targets, crossed = find_targets(box, kept[0])
             if targets is None:
                 return None
-            own, others, samples = [], [], 0
+            own, others, changed, samples = [], [], 0, 0
             for k in kept:
                 rows = len(tensors(k.batch)[targets[0]])
                 if rows < 2:
@@ -133,10 +136,11 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
                 own.append(_loss(box, k.batch, k.index))
                 deals = [_dealt(k.batch, targets, rows, seed) for seed in range(DEALS)]
                 others.append(fmean(_loss(box, batch, k.index) for batch in deals))
+                changed += _changed(tensors(k.batch), tensors(deals[0]), targets)
         if len(own) < 3 or not all(map(math.isfinite, (*own, *others))):
             return None
         error = stdev(b - a for a, b in zip(own, others, strict=True)) / math.sqrt(len(own))
-        return Pairing(fmean(own), fmean(others), error, samples, crossed)
+        return Pairing(fmean(own), fmean(others), error, samples, crossed, changed / samples)
 
     answer = apart(module, ask)
     return None if isinstance(answer, DeclinedError) else answer
@@ -153,6 +157,12 @@ def _dealt(batch: Any, targets: Sequence[int], rows: int, seed: int) -> Any:
     order = order.roll(1)[order.argsort()]  # once around, so that nobody keeps its own
     found = tensors(batch)
     return replaced(batch, {i: found[i].detach()[order.to(found[i].device)] for i in targets})
+
+
+def _changed(before: Sequence[Tensor], after: Sequence[Tensor], targets: Sequence[int]) -> int:
+    """How many samples have another target than before."""
+    rows = [(before[i] != after[i].to(before[i].device)).reshape(len(before[i]), -1).any(1) for i in targets]
+    return int(torch.stack(rows).any(0).sum())
 
 
 # ---------------------------------------------------------------------- which fields are targets
