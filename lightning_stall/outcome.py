@@ -447,7 +447,8 @@ def _oscillating(curve: LossCurve, s: _Shape) -> bool:
         return False
     turns = sum(a * b for a, b in itertools.pairwise(off)) / power
     if turns < -0.5:
-        return True
+        # batches of two kinds by turns swing too, and a run that learns from them is well
+        return s.explained < 0.5 or s.fall <= 0
     start_noise = curve.noise(slice(1, max(3, FEW_STEPS // curve.width)))
     top = max(s.start, s.baseline if s.baseline is not None else s.start)
     if curve.n < LONG_ENOUGH and median(window) < WORSE * top:
