@@ -330,31 +330,6 @@ def visits_copied(seed: int, ill: bool) -> Training:
     return Training(module, loader(d.x[train], y[train]), score, frozen_order(d.x[val], y[val]), settings)
 
 
-class Folder(LightningDataModule):
-    """Splits in setup, which Lightning calls more than once in some programs; two loaders, two cuts."""
-
-    def __init__(self, d: Any, ill: bool) -> None:
-        super().__init__()
-        self.d, self.ill = d, ill
-        self.order = torch.randperm(len(d.x))
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        order = torch.randperm(len(self.d.x)) if self.ill else self.order
-        return loader(self.d.x[order[:160]], self.d.y[order[:160]])
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        order = torch.randperm(len(self.d.x)) if self.ill else self.order
-        return frozen_order(self.d.x[order[160:]], self.d.y[order[160:]])
-
-
-@sick("n-digits-cut-for-each-loader", "cnn", "train-val-leakage", note="each loader draws its own split")
-def digits_cut(seed: int, ill: bool) -> Training:
-    d = data.digits(seed).to_images()
-    d = data.Split(d.x[:320], d.y[:320], d.x_test, d.y_test)
-    module = Learner(cnn(), ce, adam(3e-3))
-    return Training(module, Folder(d, ill), d.accuracy, None, {"max_epochs": 25})
-
-
 # --- operations -------------------------------------------------------------------------------------------------------
 
 
