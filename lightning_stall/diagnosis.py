@@ -211,7 +211,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "uninformative-targets", "dead-activations"),
         "inputs that never change carry nothing",
     ),
-    Rule("class-imbalance", _FLAT, "always naming the large class is nearly right"),
+    Rule(
+        "class-imbalance",
+        (*_FLAT, "training-too-short", "overfitting"),
+        "always naming the large class is nearly right, and wrong where classes are more alike",
+    ),
     Rule("unshuffled-data", _LOSS, "each stretch of one class undoes the last"),
     Rule(
         "too-little-data",

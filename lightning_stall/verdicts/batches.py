@@ -19,6 +19,7 @@ from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.inputs import InputNumbers, Outlier, Verdict
 
 LONG_ENOUGH = 100  # optimizer steps after which "explains nothing" means something
+HALF = 0.5  # share of a constant predictor's loss
 REMEMBERED = 64  # outliers
 SHOWN_CLASSES = 20
 MOST_COLUMNS = 64  # looked at for category codes
@@ -93,7 +94,8 @@ class BatchJudge:
         if classes is not None and watch.roles.certain:  # targets made in the step (a GAN's ones) are no data
             varied = sum(c > 0 for c in classes.counts) > 1
             self.only_class = not varied
-            imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted)
+            settled = run.step >= LONG_ENOUGH and run.explained < HALF
+            imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted, settled)
             if not classes.dense and not run.deliberate:
                 grouped = judge_targets.unshuffled(
                     classes.grouping, classes.error, classes.blocks, run.shuffles, classes=True

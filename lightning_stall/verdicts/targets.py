@@ -83,8 +83,17 @@ Several labels a sample: `nn.BCEWithLogitsLoss()` instead of a cross-entropy.
     )
 
 
-def class_imbalance(counts: Sequence[float], predicted: Sequence[float], weighted: bool) -> Verdict | None:
-    """One class outweighs the others and the model names it alone; silent where the loss is weighted."""
+def class_imbalance(
+    counts: Sequence[float], predicted: Sequence[float], weighted: bool, settled: bool = False
+) -> Verdict | None:
+    """One class outweighs the others and the model names it alone; silent where the loss is weighted.
+
+    Args:
+        counts: targets seen, by class.
+        predicted: what the model says of late, by class.
+        weighted: the loss weighs its classes.
+        settled: the run is no longer young, and has not learnt half of what there is to learn: it will not come by itself.
+    """
     total, guesses = sum(counts), sum(predicted)
     if weighted or total < 200 or guesses < 100:
         return None
@@ -116,7 +125,7 @@ Judge by balanced accuracy or F1, not by accuracy.
             "largest_share": largest,
             "predicted_share": alone,
             "targets": total,
-            "strength": 0.3 + 0.5 * ramp(odds, 9.0, 300.0),
+            "strength": 0.9 if settled else 0.3 + 0.5 * ramp(odds, 9.0, 300.0),
         },
         tuple(f"class {k} ({counts[k] / total:.2%})" for k in sorted(rare, key=lambda k: counts[k])[:8]),
     )
