@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 EARLY_CHECKS = frozenset({1, 2, 4, 8, 16, 32})  # optimizer steps
 DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
+THROWN = 0.3  # change of the weights in one of the first steps, over their size, that no sound rate makes
+NEARLY = 0.9  # share of a constant predictor's loss, less than which a run with such steps might have come further
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
@@ -126,6 +128,7 @@ class Hub:
         self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
         self._losers: set[int] = set()  # optimizers before whose steps a loss of their own was seen
         self._undo = swap(trainer.strategy, "training_step", lambda step: self.level.noting(step, self._notes))
+        self.first_steps = 0.0  # the largest median change of the weights in one of them, over their size
         self.spared: set[int] = set()  # steps left out for their samples: their losses tell nothing of the run
         self.cleared_at = 0  # the last step whose gradients a remedy took away, so that it was not made
         self.evaluates_apart = False  # the same batch fares far worse in evaluation than in training
@@ -538,6 +541,12 @@ class Hub:
         """Whether the run stands still well above its floor: perhaps the noise of the task, perhaps not."""
         explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
         return self.outcome.state == "converged" and explained < HALF_WAY
+
+    @property
+    def settled_badly(self) -> bool:
+        """Whether steps that threw the weights about have brought the run to rest with some of its task before it."""
+        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
+        return self.first_steps > THROWN and self.outcome.state == "converged" and explained < NEARLY
 
     @property
     def nothing_yet(self) -> bool:

@@ -345,6 +345,7 @@ class OptimizerHealth(StallCallback):
             del self.medians[:-8]
             if hub.step <= LOOK:
                 self.largest_early = max(self.largest_early, self.medians[-1])
+            hub.first_steps = self.largest_early
         self.by_group = self._medians_by_group(dict(zip((id(p) for p in params), names, strict=True)))
         if self._cosine is not None:
             value = float(self._cosine)

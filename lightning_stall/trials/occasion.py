@@ -94,6 +94,14 @@ class Occasions:
         rests = not hub.gate_open and not hub.mediocre and hub.half_way and hub.curve.n >= LONG_ENOUGH
         if rests and self.trials.kept.queue and not self._explained():
             self._settle(self.trials.too_small(self._told), certain=True)  # what was held back speaks with it
+        if (
+            not self.settled
+            and hub.settled_badly
+            and hub.curve.n >= FEW
+            and self.trials.kept.queue
+            and not self._explained()
+        ):
+            self._settle(self.trials.calmer(), certain=True)
         if self.settled:
             return
         if hub.gate_open and (not self.at or self.trials.hopeless):

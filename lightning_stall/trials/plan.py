@@ -16,7 +16,16 @@ from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
-from lightning_stall.trials.verdict import FEW_WEIGHTS, LEARNT, THERE, conclude, falls_short, outlearnt, started_badly
+from lightning_stall.trials.verdict import (
+    FEW_WEIGHTS,
+    LEARNT,
+    THERE,
+    calmed,
+    conclude,
+    falls_short,
+    outlearnt,
+    started_badly,
+)
 
 LONGEST = 60.0  # seconds an occasion may take, however long the fit has run
 ARMS = 8  # fits that an occasion is planned for; those that come last may find no time
@@ -62,7 +71,7 @@ class Trials:
         if hub.distributed:
             return  # declined anyway
         ends = (
-            hub.mediocre or hub.half_way
+            hub.mediocre or hub.half_way or hub.settled_badly
         ) and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
         asked = ends or (hub.baseline is None and self.pairing.open)
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
@@ -121,6 +130,12 @@ class Trials:
         sweep = self._sweep([Arm(start="fresh")])
         done = self._on_a_copy(frozenset({"bad-initialization"}), sweep, arms=1, most=self.hub.curve.n)
         return started_badly(self.situation, self.fits) if done and self.situation is not None else []
+
+    def calmer(self) -> list[Conclusion]:
+        """Of a run that long steps have brought to rest half way: whether it does better at a lower rate."""
+        arms = [Arm(), Arm(factor=0.1), Arm(start="fresh", factor=0.1), Arm(start="fresh", factor=0.01)]
+        done = self._on_a_copy(frozenset(), self._sweep(arms), arms=len(arms), most=self.hub.curve.n)
+        return calmed(self.situation, self.fits) if done and self.situation is not None else []
 
     def too_small(self, spoken: frozenset[str]) -> list[Conclusion]:
         """Of a model of few weights that has ended half way: whether it could not have learnt what its samples tell."""

@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 WIN = 0.1  # of what there was to gain, by which an arm must better the run
+LEFT = 0.2  # of what a run that rests had still to gain, by which a calmer one must better it
 SURE = 3.0  # and as many standard errors over the batches
 SHORT = 0.3  # of the variance of the targets: so much less than the samples tell is far less
 WORSE = 0.2  # of what there was to gain, by which a loss that rose has diverged
@@ -125,6 +126,16 @@ class Situation:
         of = self.level if paired else (self.reference,) * len(fit.after)
         falls = [a - b for a, b in zip(of, fit.after, strict=True)]
         return fmean(falls) > SURE * stdev(falls) / math.sqrt(len(falls))
+
+    def bettered(self, fit: Fit, than: Fit | None = None) -> bool:
+        """Whether an arm did better than the run itself, or than another, by a part of what it still had to gain."""
+        of = self.level if than is None else than.after
+        if not fit.lived or len(of) != len(fit.after) or len(of) < 2:
+            return False
+        lead = [b - a for a, b in zip(fit.after, of, strict=True)]
+        left = fmean(of) - (self.floor if self.floor is not None else 0.0)
+        sure = SURE if than is None else 1.0  # its own rate goes up and down, and may have had luck
+        return fmean(lead) > max(LEFT * abs(left), sure * stdev(lead) / math.sqrt(len(lead)))
 
     def falls_short(self, fits: Fits) -> bool:
         """Whether what the samples tell without the model is far more than the best of these fits has come to."""

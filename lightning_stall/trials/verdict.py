@@ -113,6 +113,16 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     return [_told(s, fits, "learning-rate-too-high", low, again)]
 
 
+def calmed(s: Situation, fits: Fits) -> list[Conclusion]:
+    """A lower rate betters what long steps have brought to rest, or does better from fresh weights; its own does not."""
+    same = fits.get()
+    lower = [f for a in ("now", "fresh") for factor, f in fits.rates(a).items() if factor < 1 and s.bettered(f)]
+    low = max(lower, key=s.gain, default=None)
+    if low is None or not s.bettered(low, same):
+        return []
+    return [_told(s, fits, "learning-rate-too-high", low, same)]
+
+
 def falls_short(s: Situation, fits: Fits) -> list[Conclusion]:
     """A small model explains far less than its samples tell without it, and no rate and no other start brings it on."""
     if not fits.all or any(map(s.won, fits.all.values())):
