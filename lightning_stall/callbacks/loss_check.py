@@ -32,6 +32,7 @@ from lightning_stall.measure.loss_signs import divergence_sign, endless, maximis
 from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
 from lightning_stall.measure.quiet import compiled
+from lightning_stall.outcome import LONG_ENOUGH
 from lightning_stall.readings import StepReading
 
 LOSSES_A_STEP = 4  # losses looked at in one step; manual optimisation and accumulation have several
@@ -192,7 +193,8 @@ class LossCheck(StallCallback):
             self.missed.pop(fault.code, None)
         elif fault.certain and fault.code not in self.lasting:
             self.missed[fault.code] = 0
-        fits = fault.certain or self.hub.outcome.state in fault.states
+        ended = self.hub.ending and self.hub.mediocre and self.hub.curve.n >= LONG_ENOUGH
+        fits = fault.certain or ended or self.hub.outcome.state in fault.states
         if lasting and not fits:
             self.waiting[fault.code] = fault
         self.seen.add(fault.code)

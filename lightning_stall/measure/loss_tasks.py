@@ -157,8 +157,19 @@ def misfit_depth(edge: Edge, module: nn.Module) -> Iterator[Fault]:
             f"{upper.outside} above it: all the model knows of a sample goes through it; "
             f"{min(lower.inside, upper.outside)} would be no bottleneck.",
             f"Widen `{_name(lower, module)}`, at least to the smaller of its neighbours.",
-            {"width": 1.0, "below": float(lower.inside), "above": float(upper.outside)},
+            {"width": 1.0, "below": float(lower.inside), "above": float(upper.outside), "strength": 0.9},
             [_name(lower, module)],
+            certain=False,
+        )
+    elif found.head is not None:
+        name, head = _name(found.head, module), found.head
+        yield Fault(
+            "insufficient-capacity",
+            f"`{name}` makes {head.outside} numbers of the {head.inside} features that are computed of a sample: all the "
+            f"model knows of it goes through them; {head.outside // 2} or more would be usual.",
+            f"Widen what enters `{name}`.",
+            {"width": float(head.inside), "above": float(head.outside), "strength": 0.9},
+            [name],
             certain=False,
         )
 

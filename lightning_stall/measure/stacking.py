@@ -11,6 +11,8 @@ from lightning_stall.measure.loss_graph import Edge, Node, children, saved, shap
 
 MOST_NODES = 20_000
 MOST_ROUNDS = 4
+FEW = 2  # features that a head may make many numbers of, and be too narrow for it
+WIDER = 4  # times as many
 
 _MATRIX = frozenset({"Addmm", "Mm", "Convolution"})
 # Affine in their one input, or a choice of its elements. Whatever is not listed counts as nonlinear.
@@ -47,6 +49,7 @@ class Stack:
         attention: whether it attends; there bare products are the rule (values and their output, an input projection).
         depth: layers on the longest way through a model that is nowhere nonlinear; 0 else.
         bottleneck: (upper, lower) around a place one unit wide that every path goes through; None where there is none.
+        head: the last layer, where it makes far more numbers than are computed for it; None elsewhere.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -55,6 +58,7 @@ class Stack:
     attention: bool = False
     depth: int = 0
     bottleneck: tuple[Layer, Layer] | None = None
+    head: Layer | None = None
 
 
 def stack(edge: Edge) -> Stack:
@@ -86,6 +90,7 @@ def stack(edge: Edge) -> Stack:
         if lower is not None and _redundant(upper, lower, found.nonlinear):
             found.pairs.append((upper, lower))
     found.bottleneck = _bottleneck(edge, at)
+    found.head = _narrow_head(edge, at)
     found.depth = 0 if found.nonlinear else _depth(edge, at)
     return found
 
@@ -195,6 +200,20 @@ def _redundant(upper: Layer, lower: Layer, nonlinear: bool) -> bool:
     if nonlinear and kernels and (len(kernels) < 2 or all(math.prod(k) > 1 for k in kernels)):
         return False
     return lower.outside >= min(lower.inside, upper.outside)
+
+
+def _narrow_head(edge: Edge, at: dict[Node, Layer]) -> Layer | None:
+    """The first linear layer on the one way down from the output, where hardly any computed features enter it."""
+    for _ in range(100):
+        layer = at.get(edge[0])
+        if layer is not None:
+            linear = layer.plain and layer.weight.ndim == 2 and _operands(edge[0])[0] is not None
+            return layer if linear and 0 < layer.inside <= FEW and layer.outside >= WIDER * layer.inside else None
+        inner = [e for e in children(edge[0]) if not _is_leaf(e[0])]
+        if len(inner) != 1:
+            return None
+        edge = inner[0]
+    return None
 
 
 def _bottleneck(edge: Edge, at: dict[Node, Layer]) -> tuple[Layer, Layer] | None:
