@@ -554,8 +554,21 @@ def test_attention_between_samples_on_purpose_is_not_told_at_once() -> None:
 )
 def test_layers_stacked_bare(net: nn.Module) -> None:
     found = seen(net, F.cross_entropy, labels())
-    assert certain(found) == ["missing-nonlinearity"]
+    assert [(f.code, f.severity, f.step) for f in found] == [
+        ("missing-nonlinearity", "info", 1),
+        ("missing-nonlinearity", "warning", 4),
+    ]
     assert found[0].where[0].startswith("net.")
+
+
+def test_a_linear_model_of_what_is_linear_is_meant() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 2))
+    x = torch.randn(960, 5)
+    module = Fit(net, F.mse_loss, 0.1)
+    found = fit(module, batches(x, x @ torch.randn(5, 2) / 2), steps=400, max_epochs=-1).journal.findings
+    assert [f.code for f in found] == ["missing-nonlinearity"]
+    assert certain(found) == []
 
 
 class PostNorm(nn.Module):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 
 from lightning_stall.callback import StallCallback
+from lightning_stall.diagnosis import LEARNT
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import in_parts
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
@@ -215,10 +216,12 @@ class LossCheck(StallCallback):
                 self._tell(fault)
 
     def _tell_of_what_may_be_meant(self) -> None:
-        """Once the run fares badly, or has come to rest half way."""
+        """Once the run fares badly, has come to rest half way, or ends before it has learnt its task."""
         hub = self.hub
-        at_rest = hub.half_way and (hub.curve.n >= AT_REST or hub.ending)
-        if self.meant is not None and (hub.outcome.bad or at_rest):
+        at_rest = hub.half_way and hub.curve.n >= AT_REST
+        explained = hub.outcome.evidence.get("explained", 0.0)
+        unlearnt = hub.ending and hub.baseline is not None and explained < LEARNT
+        if self.meant is not None and (hub.outcome.bad or at_rest or unlearnt):
             fault, self.meant = self.meant, None
             self._tell(fault, lasting=True)
 
