@@ -38,6 +38,7 @@ from lightning_stall.pipeline.verdict import Crowd, Verdict
 from lightning_stall.sinks import StallWarning
 from lightning_stall.testing import Classifier, mlp
 
+pytestmark = pytest.mark.alone
 MakeTrainer = Callable[..., Trainer]
 
 

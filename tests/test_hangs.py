@@ -23,6 +23,7 @@ from lightning_stall.finding import Finding
 from lightning_stall.pipeline.watchdog import TrainingHang
 from lightning_stall.sinks import StallWarning
 
+pytestmark = pytest.mark.alone
 MakeTrainer = Callable[..., Trainer]
 
 

@@ -548,6 +548,7 @@ def test_a_better_rate_is_tried_on_a_copy(
     assert found == [expected]
 
 
+@pytest.mark.alone
 def test_keeping_a_batch_costs_microseconds() -> None:
     kept, batch = KeptBatches(), (torch.zeros(32, 64), torch.zeros(32))
     start = time.perf_counter()

@@ -168,6 +168,7 @@ def test_a_callback_of_the_user_raises(hook: str, place: str, tmp_path: Path) ->
         on_disk(watched)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_epoch_end"])
 @pytest.mark.parametrize("what", [presses_ctrl_c, leaves, stops_iteration])
@@ -431,6 +432,7 @@ class TakesAny(Classifier):
 _KEPT = ("raises in a worker", "worker killed")
 
 
+@pytest.mark.alone
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", LOADERS)
 def test_loaders_of_every_kind(kind: str, tmp_path: Path) -> None:
