@@ -349,8 +349,11 @@ class PlateauWatch(StallCallback):
         e = outcome.evidence
         if curve.n >= BRIEF or outcome.state not in ("learning", "too early", "stalled") or "baseline" not in e:
             return False
-        if not 0.0 < e["explained"] < 0.5:
+        young = curve.n < LONG_ENOUGH and outcome.state == "too early"
+        if not (-0.5 if young else 0.0) < e["explained"] < 0.5:
             return False
+        if young and max(e["fall"], curve.fall_of_half()[0]) > 0:
+            return True  # nothing can be said of so few steps, but that they were few
         # its last quarter shows it, or the straight line through its second half
         hardly = e["explained"] < 0.3  # one that has hardly begun may fall slowly as yet
         steep = max((1.0 if hardly else 2.0) * STEEP * abs(e["level"]), 1.5 * e["fall_error"])
