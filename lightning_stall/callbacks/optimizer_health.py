@@ -242,6 +242,7 @@ class OptimizerHealth(StallCallback):
         self.help.judge()
         if hub.outcome.bad:
             self._judge_rate()
+            self._judge_first_steps()
         if hub.outcome.bad or hub.checking:
             self._judge_decay()
         if self.auto_remedy:
@@ -279,6 +280,7 @@ class OptimizerHealth(StallCallback):
             self._say(rates.outweighed(*found))
         elif self.hub.half_way:
             self._judge_regularization()
+        self._judge_first_steps()
 
     def detach(self) -> None:
         self.hub.rate.factors.pop(self.state_key, None)
@@ -519,6 +521,14 @@ class OptimizerHealth(StallCallback):
             return
         overshoot = median(self.cosines) if self.cosines else 0.0
         self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))
+
+    def _judge_first_steps(self) -> None:
+        """Units where no gradient flows, in a run whose first steps were longer than the weights: these took them there."""
+        hub = self.hub
+        explained = hub.outcome.evidence.get("explained", 0.0) if hub.baseline is not None else 0.0
+        stuck = [f.code for f in hub.journal.known() if f.code in rates.STUCK]
+        if stuck and self.largest_early > rates.ABSURD and (hub.outcome.bad or explained < rates.NEARLY):
+            self._say(rates.threw(self.largest_early, self.top_rate, stuck[0]))
 
     def _judge_decay(self) -> None:
         hub = self.hub

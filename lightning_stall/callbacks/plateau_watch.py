@@ -22,6 +22,7 @@ from lightning_stall.sinks.console import tell
 SHORT_COOLDOWN = 20  # optimizer steps after a cut for divergence or swings: these show at once
 SURE = 3.0  # standard errors by which the second half of a brief run falls
 BRIEF = 150  # optimizer steps under which a run that falls is asked whether it had hardly begun
+COMING = 0.4  # share of the planned steps in which what was not learnt may yet be learnt
 UNBEGUN = 0.1  # share of a constant predictor's loss that a run has explained which has not begun to learn
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
@@ -282,8 +283,10 @@ class PlateauWatch(StallCallback):
             if outcome.state != state:
                 self.retract(code)
                 continue
-            # a flat loss may be the noise floor of the task: only a cause can tell, so it stays a note
-            severity: Literal["info", "warning"] = "info" if state == "stalled" else "warning"
+            # a flat loss may be the noise floor of the task: only a cause can tell, so it stays a note; and a task may
+            # be long in coming, so that nothing was learnt is one, too, while most of the run is to come
+            young = state == "never learned" and not hub.ending and hub.curve.n < COMING * hub.curve.horizon < math.inf
+            severity: Literal["info", "warning"] = "info" if state == "stalled" or young else "warning"
             self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
 
     def _stop(self, name: str) -> str | None:

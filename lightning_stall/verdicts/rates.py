@@ -8,6 +8,9 @@ from dataclasses import replace
 
 from lightning_stall.verdicts.inputs import Verdict
 
+STUCK = ("dead-activations", "saturated-activations")
+ABSURD = 1.0  # update-to-weight ratio of one of the first steps, at which nothing is left of how the weights began
+NEARLY = 0.9  # share of a constant predictor's loss, from which on a run has learnt whatever its first steps were
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
 BACK = 0.3  # cosine of a step with the gradient after it, from which on it went too far
 MUCH = 0.05  # update-to-weight ratio of one step above which steps can throw the weights about
@@ -101,6 +104,23 @@ def too_high(
         f"Lower the learning rate:\n\n    lr = {rate / 10:.2g}\n\n"
         "or let `PlateauWatch(auto_remedy=True)` lower it while it trains.",
         {"ratio": max(ratio, first), "overshoot": overshoot, "rate": rate, "strength": strength},
+    )
+
+
+def threw(first: float, rate: float, stuck: str) -> Verdict:
+    """Steps longer than the weights themselves, and units that have passed no gradient since.
+
+    Args:
+        first: the largest median update-to-weight ratio of the first steps.
+        rate: the highest learning rate so far.
+        stuck: what was told of the units.
+    """
+    return Verdict(
+        "learning-rate-too-high",
+        f"One of the first steps changed the weights by {first:.2g} times their size ({MUCH:g} is much), and units have "
+        f"come to pass no gradient ({stuck}). The rate was {rate:.3g}.",
+        f"Lower the learning rate:\n\n    lr = {rate / 10:.2g}",
+        {"ratio": first, "rate": rate, "strength": 0.9},
     )
 
 
