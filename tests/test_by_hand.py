@@ -391,3 +391,42 @@ def test_smoothed_labels_of_which_class_0_is_padding() -> None:
     seen = recognise(loss)
     assert seen is not None
     assert torch.allclose(seen.value(), loss)
+
+
+# ------------------------------------------------------------------------------------------ summed over features
+
+SUMMED: dict[str, Any] = {
+    "over features, then the mean": lambda out, y: ((out - y) ** 2).sum(-1).mean(),
+    "the mean over the batch": lambda out, y: (out - y).square().sum(1).mean(0),
+    "of everything, by the batch": lambda out, y: ((out - y) ** 2).sum() / len(y),
+    "a built-in, by the batch": lambda out, y: F.mse_loss(out, y, reduction="sum") / len(y),
+    "a built-in, not reduced": lambda out, y: F.mse_loss(out, y, reduction="none").sum(1).mean(),
+    "half of it": lambda out, y: 0.5 * ((out - y) ** 2).sum(1).mean(),
+}
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_a_mean_over_samples_of_sums_over_features(name: str) -> None:
+    torch.manual_seed(0)
+    out, y = torch.randn(8, 5, requires_grad=True), torch.randn(8, 5)
+    with LossNotes():
+        loss = SUMMED[name](out, y)
+    seen = recognise(loss)
+    assert seen is not None
+    assert (seen.kind, seen.mean, seen.scale) == ("mse", True, 5.0)
+    value = seen.value()
+    assert value is not None
+    assert float(loss.detach()) == pytest.approx(float(value) * 5.0 * (0.5 if name == "half of it" else 1.0), rel=1e-5)
+
+
+def test_sums_that_another_batch_scales_otherwise() -> None:
+    out, y = torch.randn(8, 5, requires_grad=True), torch.randn(8, 5)
+    weights = torch.rand(8, 1)
+    with LossNotes():
+        whole, by_column = ((out - y) ** 2).sum(), ((out - y) ** 2).sum(0).mean()
+        weighed = (weights * (out - y) ** 2).sum(1).mean()
+    seen = recognise(whole)
+    assert seen is not None
+    assert not seen.mean
+    assert recognise(by_column) is None
+    assert recognise(weighed) is None

@@ -7,7 +7,7 @@ others, such as a divergence, the sum has no level; what they are worth beside t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -50,7 +50,8 @@ def addends(loss: Tensor) -> Addends | None:
         if below is not None:
             queue += below
         elif (seen := recognise_from(node)) is not None:
-            losses.append((seen, factor))
+            # a sum over the samples is their number times a mean: constant, where it is divided by their number again
+            losses.append((replace(seen, mean=seen.mean or seen.summed), factor * _entries(seen)))
         elif _is_penalty(node):
             penalties += 1
         else:
@@ -59,6 +60,11 @@ def addends(loss: Tensor) -> Addends | None:
         return None
     losses.reverse()  # as they stand in the sum
     return Addends(losses, penalties > 0, others > 0)
+
+
+def _entries(seen: SeenLoss) -> float:
+    """How many times the mean over all entries this is."""
+    return seen.scale * (max(1, len(seen.target)) if seen.summed and seen.target.ndim else 1)
 
 
 def _parts(node: Any, factor: float) -> list[tuple[Any, float]] | None:

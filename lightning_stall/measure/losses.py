@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_stall.measure.by_hand import difference, entropy_of, smoothed
+from lightning_stall.measure.graph import saved
 
 Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1"]
 
@@ -26,7 +27,8 @@ ALIKE = 0.01
 _VIEWS = {"SqueezeBackward0", "SqueezeBackward1", "ViewBackward0", "ReshapeAliasBackward0", "SelectBackward0"}
 HITS = 8  # batches whose accuracy is kept
 LEAST_HITS = 64  # samples
-_MEAN = 1  # at::Reduction
+_MEAN, _SUM = 1, 2  # at::Reduction
+_SUMS = {"SumBackward0", "SumBackward1"}
 _MAX_COLUMNS = 65_536
 _MAX_CLASSES = 65_536
 
@@ -43,6 +45,8 @@ class SeenLoss:
     ignore_index: int | None = None
     weighted: bool = False
     smoothing: float = 0.0  # of the labels
+    summed: bool = False  # over the samples too
+    scale: float = 1.0  # times the mean over all entries: what is summed over features, and averaged over samples
 
     def value(self) -> Tensor | None:
         """The loss itself, without what it was multiplied by on its way; None where that is not worked out."""
@@ -71,8 +75,9 @@ def recognise(loss: Tensor) -> SeenLoss | None:
 
 def recognise_from(node: Any) -> SeenLoss | None:
     """The same, from one autograd node on."""
+    path = _Path()
     averaged = negated = False
-    for _ in range(8):
+    for _ in range(10):
         if node is None:
             return None
         name = node.name()
@@ -85,12 +90,20 @@ def recognise_from(node: Any) -> SeenLoss | None:
             if name not in _WRAPPERS | _VIEWS:
                 return None
         elif _known(name):
-            return _read(node, name, averaged)
+            return path.end(_read(node, name, averaged))
         noted = None if negated else _noted(node, averaged)
         if name == "SubBackward0" and not negated:
             return _log_odds(node, averaged)
         if noted is not None:
-            return noted
+            return path.end(noted)
+        if name in _SUMS and not negated and path.sum(node):
+            node = node.next_functions[0][0]
+            continue
+        if not path.times(node, name):
+            return None
+        if name == "MeanBackward1" and not path.whole:
+            averaged, node = True, node.next_functions[0][0]
+            continue
         if name not in _WRAPPERS and not (negated and name in _VIEWS):
             return None
         averaged = averaged or name == "MeanBackward0"
@@ -99,6 +112,54 @@ def recognise_from(node: Any) -> SeenLoss | None:
             return None
         node = inner[0]
     return None
+
+
+@dataclass
+class _Path:
+    """What a loss was multiplied by, and what it was summed over, on the way down from the whole of it."""
+
+    by: float = 1.0
+    features: float = 1.0  # entries that were summed of each sample
+    whole: bool = False  # everything was summed
+
+    def times(self, node: Any, name: str) -> bool:
+        """Go past a division or a product; False where entries have weights of their own."""
+        if name not in ("DivBackward0", "MulBackward0"):
+            return True
+        factors = [f for f in (saved(node, "other"), saved(node, "self")) if isinstance(f, Tensor)]
+        if any(f.numel() > 1 and not f.requires_grad for f in factors):
+            return False
+        other = factors[0] if factors else None
+        if other is not None and not other.ndim and other.device.type == "cpu" and not other.requires_grad:
+            value = float(other)
+            self.by *= value if name == "MulBackward0" else (1 / value if value else math.nan)
+        return True
+
+    def sum(self, node: Any) -> bool:
+        """Go past a sum; whether it is one of everything, or of each sample's own entries."""
+        sizes = getattr(node, "_saved_self_sym_sizes", None)
+        if sizes is None:
+            return False
+        if node.name() == "SumBackward0":
+            self.whole = True
+            return True
+        dims = {d % 2**64 - (2**64 if d >= 2**63 else 0) for d in node._saved_dim}
+        dims = {d % len(sizes) for d in dims} if sizes else {0}
+        if 0 in dims or not dims:
+            return False
+        self.features *= math.prod(int(sizes[d]) for d in dims)
+        return True
+
+    def end(self, seen: SeenLoss | None) -> SeenLoss | None:
+        """The loss at the end of the way: a sum over samples that was divided by their number is a mean over them."""
+        if seen is None:
+            return None
+        target = seen.target
+        if not (self.whole or seen.summed) or not target.ndim:
+            return replace(seen, scale=self.features) if self.features != 1 else seen
+        # classes are one entry a sample, or one a pixel; entries that count for nothing are no matter here
+        each = target.numel() / max(1, len(target))
+        return replace(seen, mean=abs(self.by * len(target) - 1) < 1e-4, summed=True, scale=each)
 
 
 def _likelihood(node: Any, averaged: bool) -> SeenLoss | None:
@@ -177,16 +238,16 @@ def _read(node: Any, name: str, averaged: bool) -> SeenLoss | None:
         return None
     if not isinstance(target, Tensor) or not isinstance(prediction, Tensor):
         return None
-    mean = reduction == _MEAN or (reduction == 0 and averaged)
+    mean, summed = reduction == _MEAN or (reduction == 0 and averaged), reduction == _SUM
     if name in _NLL:
         ignore = int(node._saved_ignore_index)
         ignore = ignore - 2**64 if ignore >= 2**63 else ignore
-        return SeenLoss("cross-entropy", target, prediction, node, mean, ignore, weighted)
+        return SeenLoss("cross-entropy", target, prediction, node, mean, ignore, weighted, summed=summed)
     if name in _BINARY:
-        return SeenLoss("binary cross-entropy", target, prediction, node, mean, None, weighted)
+        return SeenLoss("binary cross-entropy", target, prediction, node, mean, None, weighted, summed=summed)
     if name in _SMOOTH:
-        return SeenLoss("smooth l1", target, prediction, node, mean)
-    return SeenLoss(_REGRESSION[name], target, prediction, node, mean)
+        return SeenLoss("smooth l1", target, prediction, node, mean, summed=summed)
+    return SeenLoss(_REGRESSION[name], target, prediction, node, mean, summed=summed)
 
 
 def _tells(weight: Tensor | None) -> bool:
