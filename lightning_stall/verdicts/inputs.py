@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ ENOUGH_BATCHES = 8
 ENOUGH_ROWS = 32
 ENOUGH_LOST = 128  # samples that show that a column never changes
 LOST = 0.5  # share of the columns
+FILLED = 0.25  # the same, of columns that hold the same number, and not 0
 DENSE = 0.9  # share of the entries of the other columns that are not 0
 LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories explain, no curve
 THROWN = 10.0  # times the usual loss or gradient norm
@@ -210,9 +212,10 @@ def constant_inputs(
 
 
 def lost_columns(x: InputNumbers) -> Verdict | None:
-    """Most columns of a table hold one value each, as where a join or an export lost them.
+    """Most columns of a table hold one value each, as where a join or an export lost them; or several the same one.
 
-    Sparse counts are zero where nothing was counted: zeros count only where the other columns are hardly ever zero.
+    Sparse counts are zero where nothing was counted: zeros count only where the other columns are hardly ever zero. Of
+    columns that all hold the same other number, as where a default has filled them, a few are enough to be suspected.
     """
     if x.batches < ENOUGH_BATCHES or x.rows < ENOUGH_LOST or len(x.std) < 4 or not x.changes:
         return None
@@ -220,18 +223,22 @@ def lost_columns(x: InputNumbers) -> Verdict | None:
     filled = sum(x.mean[i] != 0 for i in still)
     nonzero = (x.rms / x.nonzero_rms) ** 2 if x.nonzero_rms > 0 else 0.0  # share of all entries
     dense = nonzero * len(x.std) - filled >= DENSE * (len(x.std) - len(still)) > 0
-    if len(still) < LOST * len(x.std) or (filled < 0.5 * len(still) and not dense):
-        return None
+    most = len(still) >= LOST * len(x.std) and (filled >= 0.5 * len(still) or dense)
+    alike = Counter(round(x.mean[i], 6) for i in still if x.mean[i] != 0).most_common(1)
+    if not most:
+        if not alike or alike[0][1] < max(3, FILLED * len(x.std)):
+            return None
+        still = [i for i in still if round(x.mean[i], 6) == alike[0][0]]
     names = [x.columns[i] if x.columns else f"column {i}" for i in still]
     return Verdict(
         "constant-inputs",
         f"{len(still)} of the {len(x.std)} columns of `{x.name}` did not change over {x.rows} samples ({names[0]} is always "
-        f"{short(x.mean[still[0]])}); under {LOST:.0%} would pass.",
+        f"{short(x.mean[still[0]])}); under {LOST if most else FILLED:.0%} would pass.",
         evidence={
             "constant_columns": float(len(still)),
             "columns": float(len(x.std)),
             "samples": float(x.rows),
-            "strength": 0.7,
+            "strength": 0.7 if most else 0.6,
         },
         where=tuple(names[:8]),
     )
