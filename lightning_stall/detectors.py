@@ -38,6 +38,9 @@ class Detector:
                 setattr(self, name, list(value) if isinstance(value, list) else value)
 
 
+LEFT_BEHIND = 0.25  # share of a constant predictor's loss, by which validation may stay above training
+
+
 @dataclass
 class Sustained(Detector):
     """Holds once the value has been above `limit` for `patience` updates in a row. NaN counts as above."""
@@ -202,7 +205,7 @@ class Overfitting(Detector):
         return fell and min(latest) > self.best + self.allowed
 
     def left_behind(self, baseline: float) -> bool:
-        """Whether training has learnt nearly all, validation less than half, and that for half of the run.
+        """Whether training has learnt nearly all, and validation far less, and no more of it for half of the run.
 
         Args:
             baseline: a constant predictor's loss, above 0.
@@ -211,7 +214,7 @@ class Overfitting(Detector):
         if half < 2 * self.patience or not baseline > 0 or not self.train_now < 0.1 * baseline:
             return False
         still = min(self.values[:half]) - self.best < 0.1 * baseline
-        return still and self.recent > max(0.5 * baseline, self.train_now + 0.5 * baseline)
+        return still and self.recent > max(0.3 * baseline, self.train_now + LEFT_BEHIND * baseline)
 
     @property
     def best(self) -> float:

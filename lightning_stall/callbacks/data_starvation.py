@@ -36,7 +36,7 @@ class DataStarvationMonitor(StallCallback):
     optimizer and rest: means a batch on the host's clock.
 
     Args:
-        threshold: share of the step's time from which on waiting is starvation, between 0 and 1. Waits under 2 ms a
+        threshold: share of the step's time from which on waiting is starvation, between 0 and 1. Waits under 3.5 ms a
             batch are never starvation.
         auto_remedy: once the training starves, try other `num_workers`, `prefetch_factor` and `pin_memory`, one epoch
             each, and keep the fastest. This changes the order of later epochs' samples. A loader of an

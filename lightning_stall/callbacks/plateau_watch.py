@@ -11,7 +11,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_stall.callback import StallCallback
-from lightning_stall.detectors import Overfitting, Plateau
+from lightning_stall.detectors import LEFT_BEHIND, Overfitting, Plateau
 from lightning_stall.errors import require
 from lightning_stall.measure.validation_watch import less_is_better
 from lightning_stall.outcome import LONG_ENOUGH, LossCurve
@@ -322,7 +322,7 @@ class PlateauWatch(StallCallback):
         self.tell(
             "overfitting",
             f"`{name}` has stood at {watch.recent:.4g} for {len(watch.values) // 2} validations, while the training loss went "
-            f"down to {watch.train_now:.4g}; a constant predictor has {baseline:.4g}, and a gap of {0.5 * baseline:.2g} would "
+            f"down to {watch.train_now:.4g}; a constant predictor has {baseline:.4g}, and a gap of {LEFT_BEHIND * baseline:.2g} would "
             "pass.",
             evidence={"recent": watch.recent, "train_now": watch.train_now, "baseline": baseline, "strength": 0.5},
             where=[name],

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_stall.pipeline.clock import Window
 
-FLOOR = 0.002  # seconds a batch; a shorter wait is not worth a person's time, whatever its share
+FLOOR = 0.0035  # seconds a batch; a shorter wait is not worth a person's time, whatever its share
 LOST = 0.5  # seconds lost so far before a word
 PLAIN = 0.6  # share of the step's time, from which on half of that will do
 ENOUGH = 6  # steady batches that make a verdict
