@@ -168,7 +168,16 @@ def test_a_callback_of_the_user_raises(hook: str, place: str, tmp_path: Path) ->
         on_disk(watched)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler: what a shell starts behind its back is deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.alone
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_epoch_end"])
 @pytest.mark.parametrize("what", [presses_ctrl_c, leaves, stops_iteration])
