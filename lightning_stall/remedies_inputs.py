@@ -3,6 +3,7 @@ values, and standardise inputs that are far from unit scale."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -107,7 +108,13 @@ class Standardizer:
         found = watch.statistics()
         if found is None:
             return False
-        self._take(name, found, tuple(watch.shape), entries)
+        shape, flat = tuple(watch.shape), (math.prod(watch.shape),)
+        mine = [e for e in entries if e.field == name]
+        if found[0].ndim and mine and all(e.shape == flat != shape for e in mine):
+            # its memory enters a layer as one row a sample: so do its columns' numbers
+            mean, std = (v.expand(1, *shape).reshape(1, -1) for v in found)
+            found, shape = (mean, std), flat
+        self._take(name, found, shape, entries)
         return True
 
     def fit_finite(self, name: str, x: Tensor, entries: Sequence[Entry] = ()) -> None:

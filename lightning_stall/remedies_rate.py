@@ -11,6 +11,7 @@ ENOUGH = 1e-3  # update-to-weight ratio from which on the rate is raised no more
 LEAP = 1e-4  # the ratio up to which a raise may go at once: weights so moved are hardly another model
 SOON = 10  # optimizer steps, after which a raise that has hardly moved the weights may be followed by the next
 TIMES = 10.0
+FAR = 0.5  # of the loss, by which it has grown beyond what short steps may do
 
 
 @dataclass
@@ -55,8 +56,10 @@ class RateClimb:
         cooldown = self.cooldown if ratio >= LEAP else SOON
         if self.ended or not self.raised_at or step < self.raised_at + cooldown:
             return None
-        # steps that hardly move the weights make nothing worse
-        if not level <= self.level + 3 * noise and (ratio >= LEAP or not math.isfinite(level)):
+        # steps that hardly move the weights make nothing worse, unless the few that do move are all that counts
+        worse = not level <= self.level + 3 * noise
+        leapt = not level <= self.level + max(3 * noise, FAR * abs(self.level))
+        if worse and (ratio >= LEAP or leapt):
             was, self.factor, self.ended = self.factor, self.last, True
             return f"took the raise of step {self.raised_at} back, from {was:g} to {self.factor:g} times the schedule's rate"
         left = self.goal / self.factor

@@ -22,6 +22,7 @@ from lightning_stall.measure.entries import EntryHooks
 from lightning_stall.measure.initial import Start, starts
 from lightning_stall.readings import plain_name, run_again
 from lightning_stall.remedies import swap
+from lightning_stall.remedies_start import Renewal
 from lightning_stall.sinks import clean_tag, themes
 
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
@@ -63,8 +64,10 @@ class ActivationHealth(StallCallback):
     Logs: `stall/activations/dead/<layer>`, `stall/activations/saturated/<layer>` (shares from 0 to 1).
 
     Args:
-        auto_remedy: with `reinitialize`, give a dead layer new weights.
-        reinitialize: allow it: once a layer, by its own `reset_parameters`, its optimizer state cleared. One device only.
+        auto_remedy: with `reinitialize`, give new weights to a dead layer, and to all that began badly.
+        reinitialize: allow it: once, by the layers' own `reset_parameters`, their optimizer state cleared. All begin anew
+            only where a copy has learnt from fresh weights what the run has not; where none can be asked, only the layers
+            whose first weights were found unfit. One device only.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 
@@ -96,7 +99,8 @@ class ActivationHealth(StallCallback):
 
     def _reset(self) -> None:
         self.layers: dict[str, Layer] = {}
-        self.renewed: list[str] = []
+        self.renewed: list[str] = []  # layers given new weights
+        self.renewal = Renewal(self)
         self.starts: list[Start] = []
         self.faded: list[float] = []  # spread over samples behind the last activation over that behind the first
         self.depth = 0  # activations in a row
@@ -106,6 +110,11 @@ class ActivationHealth(StallCallback):
         self._looked_at_entry = False
         self._trained = 0  # parameters that ask for a gradient, at the last check
         self._undo: Any = None
+
+    @property
+    def may_begin_anew(self) -> bool:
+        """Whether it is yet to be asked if other first weights would learn."""
+        return self.renewal.waits
 
     # ------------------------------------------------------------------ verbs
 
@@ -177,6 +186,9 @@ class ActivationHealth(StallCallback):
         if self.hub.gate_open:
             self._look_at_first_loss()
 
+    def act(self) -> None:
+        self.renewal.judge()
+
     def finish(self) -> None:
         if self.hub.gate_open or self._came_down_late():
             self._look_at_first_loss(certain=not self.hub.gate_open)
@@ -245,6 +257,7 @@ class ActivationHealth(StallCallback):
     def state(self) -> dict[str, Any]:
         return {
             "renewed": list(self.renewed),
+            "begun_anew": self.renewal.done_at,
             "edges": {n: list(layer.edges) for n, layer in self.layers.items() if layer.edges},
             "starts": [[s.name, s.gain, s.alike] for s in self.starts],
         }
@@ -252,6 +265,7 @@ class ActivationHealth(StallCallback):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._reset()
         self.renewed = list(state["renewed"])
+        self.renewal.done_at = state.get("begun_anew", 0)
         self.starts = [Start(*s) for s in state["starts"]]
 
     # ------------------------------------------------------------------ what it looks for
@@ -265,7 +279,9 @@ class ActivationHealth(StallCallback):
             return
         worst = dead[0]
         units = int(worst.masks[-1].numel())
-        remedy = self._renew(worst)
+        remedy = self.renewal.layer(worst.name.rpartition(" after ")[2])
+        if remedy is not None:
+            worst.masks.clear()
         self.tell(
             "dead-activations",
             f"{100 * worst.dead:.0f} % of the {units} units of `{worst.name}` gave zero for every sample of the last "
@@ -475,24 +491,6 @@ class ActivationHealth(StallCallback):
                 evidence={"modules": float(len(found)), "strength": 0.8},
                 where=[plain_name(n) or type(self.hub.module).__name__ for n in found],
             )
-
-    # ------------------------------------------------------------------ the remedy
-
-    def _renew(self, layer: Layer) -> str | None:
-        hub = self.hub
-        owner = layer.name.rpartition(" after ")[2]
-        if not (self.auto_remedy and self.reinitialize) or hub.world_size > 1 or owner in self.renewed:
-            return None
-        module = dict(hub.module.named_modules()).get(owner)
-        if module is None or not hasattr(module, "reset_parameters"):
-            return None
-        self.renewed.append(owner)
-        module.reset_parameters()
-        for optimizer in hub.readings.optimizers:
-            for p in module.parameters():
-                optimizer.state.pop(p, None)
-        layer.masks.clear()
-        return f"gave `{owner}` new weights by its own `reset_parameters` at step {hub.step}, and cleared its optimizer state"
 
 
 class _Dropouts(TorchFunctionMode):

@@ -393,7 +393,7 @@ class InputHealth(StallCallback):
                 self.retract(code)
             return
         if self.standardize and code in SCALES:
-            remedy = self._fit(verdict.where[0].partition(":")[0])
+            remedy = self._fit(code, verdict.where[0].partition(":")[0])
         if code == "corrupt-samples" and self._remedy is not None and not self.hub.distributed:
             remedy = self._leave_out_such(verdict)
         self.tell(
@@ -426,13 +426,15 @@ class InputHealth(StallCallback):
 
     # ------------------------------------------------------------------ the standardisation
 
-    def _fit(self, name: str) -> str | None:
+    def _fit(self, code: str, name: str) -> str | None:
         """Standardise this field from the next step on; what was done, None where nothing was."""
         watch = self.watch.inputs.get(name)
         if watch is None or watch.batches < FITTED_ON or self.hub.distributed:
             return None
-        if name not in self.standardizer.statistics and not self.standardizer.fit(name, watch, self.watch.entries):
-            return None
+        if name not in self.standardizer.statistics:
+            if not self.standardizer.fit(name, watch, self.watch.entries):
+                return None
+            self.hub.mended[code] = self.hub.step
         self._stand_in_front(FITTING)
         layers = ", ".join(f"`{layer}`" for layer in self.standardizer.layers.get(name, ()))
         return (

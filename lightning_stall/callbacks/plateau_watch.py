@@ -27,6 +27,7 @@ UNBEGUN = 0.1  # share of a constant predictor's loss that a run has explained w
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
+RESCALED = ("unscaled-inputs", "disparate-feature-scales")  # and what weights learnt of other inputs is worth nothing
 TOO_SLOW = ("learning-rate-too-low", "clipping-too-tight")  # causes of a plateau that a lower rate makes worse
 THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
 THREW = 0.2  # change of the weights in a step, over their size, that leaves nothing of how they began
@@ -490,9 +491,16 @@ class PlateauWatch(StallCallback):
     def _begin_again(self) -> bool:
         """Another's remedy has taken hold of what threw the weights: go back to those before it; whether it did."""
         hub = self.hub
-        at = max((hub.mended.get(code, 0) for code in THROWING), default=0)
+        if hub.mended.get("bad-initialization", 0) > max(self.good.step, self.mended_at):
+            self._forget_the_past()
+            return True
+        at = max(hub.mended.get(code, 0) for code in (*THROWING, *RESCALED))
         if at <= self.mended_at:
             return False
+        first = self._beginning
+        if first is not None and at in [hub.mended.get(code) for code in RESCALED]:
+            self._begin_rescaled(at, first)
+            return True
         self.mended_at = at
         self.rests_until = hub.step + (self.cooldown or SHORT_COOLDOWN)
         self.changed_at = self.plateau.since = self.plateau.failed = 0
@@ -508,6 +516,26 @@ class PlateauWatch(StallCallback):
                 remedy=back.removeprefix(", and "),
             )
         return True
+
+    def _begin_rescaled(self, at: int, first: WeightsSnapshot) -> None:
+        """The inputs are other ones since step `at`: begin with the weights that no step has moved yet."""
+        self.mended_at = at
+        level, back = _level_of(self.hub), self._begin_with(first)
+        self._rest()
+        self.tell(
+            "loss-plateau",
+            f"The inputs are standardised since step {at}; the loss was {level}.",
+            severity="info",
+            evidence={"mended_at": float(at)},
+            remedy=back.removeprefix(", and "),
+        )
+
+    def _forget_the_past(self) -> None:
+        """The weights were drawn anew: what was kept of the others is nothing to go back to."""
+        self.mended_at = self.hub.mended["bad-initialization"]
+        self.good = self.first = WeightsSnapshot()
+        self.best.clear()
+        self._rest()
 
     def _heed_trial(self) -> bool:
         """Do what a trial on a copy has done, where it learnt at a lower rate; whether there was one to heed."""

@@ -158,14 +158,21 @@ class FieldWatch:
         )
 
     def statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation, shaped to broadcast against the field; a column that never changes has std 1."""
+        """Mean and standard deviation, shaped to broadcast against the field.
+
+        A column that has not changed yet is given the deviation of the median one, as it may change later; if none has,
+        1. Columns of images are no features of their own: none counts as steadier than a tenth of all.
+        """
         moments = self.read()
         if moments is None:
             return None
         mean, std = torch.tensor(moments.mean, dtype=torch.float32), torch.tensor(moments.std, dtype=torch.float32)
         still = std <= STILL * mean.abs().clamp_min(1e-30)
-        std = torch.where(still, torch.ones_like(std), std)
-        if self.axis is None:
+        usual = std[~still].median() if not bool(still.all()) else torch.ones(())
+        std = torch.where(still, usual, std)
+        if len(self.shape) >= 3:
+            std = std.clamp_min(0.1 * float(std.square().mean().sqrt()))
+        if self.axis is None or len(mean) == 1:  # one number fits whatever shape the field is given later
             return mean.reshape(()), std.reshape(())
         shape = [1] * (len(self.shape) + 1)
         shape[self.axis] = len(mean)

@@ -124,11 +124,12 @@ class Trials:
         done = self._on_a_copy(frozenset(), self._sweep(arms), arms=len(arms), most=most)
         return outlearnt(self.situation, self.fits) if done and self.situation is not None else []
 
-    def fresh_start(self) -> list[Conclusion]:
-        """Whether weights as the layers draw them learn more, in a few steps, than the run from its own in all."""
+    def fresh_start(self, steps: int | None = None) -> list[Conclusion]:
+        """Whether weights as the layers draw them learn more, in so many steps (those of the run, at most), than the run
+        from its own in all."""
 
         sweep = self._sweep([Arm(start="fresh")])
-        done = self._on_a_copy(frozenset({"bad-initialization"}), sweep, arms=1, most=self.hub.curve.n)
+        done = self._on_a_copy(frozenset({"bad-initialization"}), sweep, arms=1, most=steps or self.hub.curve.n)
         return started_badly(self.situation, self.fits) if done and self.situation is not None else []
 
     def calmer(self) -> list[Conclusion]:

@@ -46,7 +46,7 @@ class RateHelp:
 
     def act(self, ratio: float) -> None:
         """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
-        if not self.owner.hub.gate_open or self.owner.climb.raised_at or self.owner.climb.ended:
+        if not self.owner.hub.gate_open or self.owner.climb.raised_at or self.owner.climb.ended or self._to_begin_anew:
             return
         limit = self._limit
         if limit is None or not self._to_be_loosened:
@@ -69,6 +69,11 @@ class RateHelp:
         mended = hub.mended.get("clipping-too-tight", hub.step)
         return bool(loosens and hub.trainer.gradient_clip_val and hub.step < mended + self.owner.climb.cooldown)
 
+    @property
+    def _to_begin_anew(self) -> bool:
+        """Whether another is about to ask whether other first weights learn at the rate as it is."""
+        return any(getattr(m, "may_begin_anew", False) and not m.failed for m in self.owner.hub.members)
+
     def _tried(self, ratio: float, limit: Finding | None) -> float | None:
         """How many times a copy bore the rate; where it learnt as it is, the user's own limit is what it was rid of."""
         trials = self.owner.hub.trials
@@ -86,7 +91,7 @@ class RateHelp:
     def early(self) -> None:
         """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
         hub = self.owner.hub
-        if self.owner.climb.raised_at or self.owner.climb.ended:
+        if self.owner.climb.raised_at or self.owner.climb.ended or self._to_begin_anew:
             return
         if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.owner.medians:
             return

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_stall.measure.gradients import is_dtensor
+from lightning_stall.remedies_start import start_afresh
 
 SEED = 2_147_483_629  # of every fit, so that all draw the same dropout masks
 STEPS_OF_THEIR_OWN = ("optimizer_step", "optimizer_zero_grad", "backward")
@@ -145,17 +146,10 @@ class Sandbox:
 
     def forget(self) -> None:
         """Start anew: weights as the layers' own initialisation draws them, the optimizer without a past."""
-        covered: set[int] = set()
-        for child in self.module.modules():
-            own = list(child.parameters(recurse=False))
-            reset = getattr(child, "reset_parameters", None) or getattr(child, "_reset_parameters", None)
-            if callable(reset) and (not own or any(p.requires_grad for p in own)):
-                with torch.no_grad():
-                    reset()
-                covered.update(id(p) for p in own)
+        start_afresh(self.module.modules(), [self.optimizer.state])
         with torch.no_grad():
             for p in self.module.parameters():
-                if id(p) not in covered and p.is_floating_point() and not bool(p.isfinite().all()):
+                if p.is_floating_point() and not bool(p.isfinite().all()):
                     p.normal_(0.0, 0.02)
             for _, b in self.module.named_buffers():
                 if b.is_floating_point() and not bool(b.isfinite().all()):

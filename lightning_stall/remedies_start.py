@@ -1,0 +1,160 @@
+"""New weights: for one layer whose units are dead, or for a whole model that began where nothing can be learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from lightning_stall.outcome import LossCurve
+
+if TYPE_CHECKING:
+    from lightning_stall.callbacks.activation_health import ActivationHealth
+    from lightning_stall.trials.records import Conclusion
+
+YOUNG = 30  # optimizer steps of a suspicious start before a copy is asked
+TRIES = 4  # times that one is, each after twice as many steps
+TO_COME = 0.25  # share of the planned steps that must be left for new weights to learn in
+LEARNT = 0.5  # share of a constant predictor's loss, from which on a run has outgrown its start
+STEPS = 100  # optimizer steps that a copy may take to show that it learns from another start
+
+
+def start_afresh(modules: Iterable[Module], optimizer_states: Iterable[dict[Any, Any]]) -> int:
+    """Give these modules the weights that they draw themselves, and forget what optimizers know of them.
+
+    Modules that hold no trained weights keep what they have. Returns how many were drawn anew.
+    """
+    count, covered = 0, set()
+    for module in modules:
+        own = list(module.parameters(recurse=False))
+        reset = own_draw(module)
+        if reset is not None and (not own or any(p.requires_grad for p in own)):
+            with torch.no_grad():
+                reset()
+            covered.update(own)
+            count += 1
+    for state in optimizer_states:
+        for p in covered:
+            state.pop(p, None)
+    return count
+
+
+def own_draw(module: Module) -> Callable[[], Any] | None:
+    """The method by which a module draws its first weights."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return reset if callable(reset) else None
+
+
+class Renewal:
+    """Draws weights anew where the user allows it: those of a dead layer, or, on the word of a copy, all of them.
+
+    Args:
+        owner: the `ActivationHealth` that found what is wrong, and speaks.
+    """
+
+    def __init__(self, owner: ActivationHealth) -> None:
+        self.owner = owner
+        self.asked_at = 0  # optimizer step at which a copy was asked last
+        self.tries = 0
+        self.done_at = 0  # optimizer step at which all weights were drawn anew; 0 where they were not
+
+    @property
+    def allowed(self) -> bool:
+        return self.owner.auto_remedy and self.owner.reinitialize and not self.owner.hub.distributed
+
+    @property
+    def waits(self) -> bool:
+        """Whether a start is under suspicion that a copy may yet speak on: no rate is to be raised meanwhile."""
+        undecided = self.allowed and not self.done_at and self.tries == 0 and self._time_left
+        return undecided and any(f.code == "bad-initialization" for f in self.owner.hub.journal.known())
+
+    def layer(self, name: str) -> str | None:
+        """Give a dead layer new weights, once; what was done."""
+        owner, hub = self.owner, self.owner.hub
+        module = dict(hub.module.named_modules()).get(name)
+        if not self.allowed or name in owner.renewed or module is None or own_draw(module) is None:
+            return None
+        if not self._time_left or any(f.code == "learning-rate-too-high" for f in hub.journal.known()):
+            return None  # steps as long as those that killed its units would kill them again
+        owner.renewed.append(name)
+        start_afresh([module], [o.state for o in self._optimizers])
+        return f"gave `{name}` new weights by its own `reset_parameters` at step {hub.step}, and cleared its optimizer state"
+
+    def judge(self) -> None:
+        """At each verdict on the run: begin anew where the start is known to be bad, and fresh weights do learn."""
+        if not self.allowed or self.done_at or not self._time_left or not self._suspected:
+            return
+        hub = self.owner.hub
+        if self._shown is not None:
+            self._begin_anew(None)
+            return
+        if self.tries >= TRIES or hub.step < max(YOUNG, 2 * self.asked_at):
+            return
+        if hub.trials is None or hub.trials.declined is not None:
+            self._by_what_was_measured()
+        elif hub.trials.ready:
+            self.asked_at, self.tries = hub.step, self.tries + 1
+            said = hub.trials.fresh_start(STEPS)
+            if said:
+                self._begin_anew(said[0])
+            elif hub.trials.declined is not None:
+                self._by_what_was_measured()
+
+    # ------------------------------------------------------------------ what speaks for it
+
+    @property
+    def _optimizers(self) -> list[Optimizer]:
+        return [getattr(o, "optimizer", o) for o in self.owner.hub.readings.optimizers]
+
+    @property
+    def _time_left(self) -> bool:
+        curve, hub = self.owner.hub.curve, self.owner.hub
+        return not hub.ending and hub.step <= (1 - TO_COME) * curve.horizon
+
+    @property
+    def _suspected(self) -> bool:
+        hub = self.owner.hub
+        explained = hub.outcome.evidence.get("explained", math.nan) if hub.baseline is not None else math.nan
+        outgrown = explained >= LEARNT and not hub.gate_open
+        return not outgrown and any(f.code == "bad-initialization" for f in hub.journal.known())
+
+    @property
+    def _shown(self) -> Any:
+        """A trial that has borne the suspicion out."""
+        told = self.owner.hub.journal.findings
+        return next((f for f in told if f.code == "bad-initialization" and f.evidence.get("trial", 0.0) > 0), None)
+
+    def _by_what_was_measured(self) -> None:
+        """Where no copy can be asked: the layers whose first weights were found unfit, once the run fares badly."""
+        hub = self.owner.hub
+        if not hub.gate_open or hub.outcome.state not in ("never learned", "diverging", "stalled"):
+            return
+        known = [f for f in hub.journal.known() if f.code == "bad-initialization"]
+        places = {place for f in known for place in f.where}
+        found = [m for name, m in hub.module.named_modules() if name and name in places]
+        if found:
+            self._draw(found, None)
+
+    def _begin_anew(self, why: Conclusion | None) -> None:
+        self._draw(self.owner.hub.module.modules(), why)
+
+    def _draw(self, modules: Iterable[Module], why: Conclusion | None) -> None:
+        """Draw these anew, and tell it as the cause, with what a copy has shown where one was asked just now."""
+        hub = self.owner.hub
+        count = start_afresh(modules, [o.state for o in self._optimizers])
+        if not count:
+            return
+        level = hub.curve.level(min(20, hub.curve.n)) if hub.curve.n else math.nan
+        self.done_at = hub.mended["bad-initialization"] = hub.step
+        hub.curve.load_state_dict(LossCurve(horizon=hub.curve.horizon).state_dict())
+        stands = f"The loss stands at {level:.4g} at step {hub.step}, with the weights that this run began with."
+        self.owner.tell(
+            "bad-initialization",
+            why.summary if why is not None else stands,
+            evidence=why.evidence if why is not None else {"level": level},
+            remedy=f"gave {count} layers new weights by their own `reset_parameters` at step {hub.step}",
+        )
