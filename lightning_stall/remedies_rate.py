@@ -44,6 +44,11 @@ class RateClimb:
             return self._raise(step, tried, level) + ", as on a copy that learnt by it"
         return self._raise(step, max(TIMES, 10 ** math.floor(math.log10(max(LEAP / ratio, 1.0)))), level)
 
+    def heed(self, step: int, level: float, tried: float) -> str:
+        """A copy has learnt by a rate `tried` times as high, however far steps move the weights."""
+        self.tried = True
+        return self._raise(step, tried, level) + ", as on a copy that learnt by it"
+
     def judge(self, step: int, ratio: float, level: float, noise: float) -> str | None:
         """At each verdict on the outcome: go on, stay, or go back. Returns what was done, None where nothing was.
 

@@ -11,6 +11,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_stall.outcome import LossCurve
+from lightning_stall.readings import plain_name
 
 if TYPE_CHECKING:
     from lightning_stall.callbacks.activation_health import ActivationHealth
@@ -83,6 +84,22 @@ class Renewal:
         owner.renewed.append(name)
         start_afresh([module], [o.state for o in self._optimizers])
         return f"gave `{name}` new weights by its own `reset_parameters` at step {hub.step}, and cleared its optimizer state"
+
+    def factors(self, names: Iterable[str]) -> str | None:
+        """Of weights that are all 0 in products with each other, draw one a module, as a linear layer would; what was done."""
+        if not self.allowed:
+            return None
+        hub, first = self.owner.hub, dict[str, str]()
+        for name in names:
+            first.setdefault(name.rpartition(".")[0], name)
+        held = {plain_name(n): p for n, p in hub.module.named_parameters()}
+        drawn = [held[name] for name in first.values() if name in held]
+        for p in drawn:
+            with torch.no_grad():
+                torch.nn.init.kaiming_uniform_(p, a=math.sqrt(5))
+            for optimizer in self._optimizers:
+                optimizer.state.pop(p, None)
+        return f"drew {len(drawn)} of these weights as a linear layer does, at step {hub.step}" if drawn else None
 
     def judge(self) -> None:
         """At each verdict on the run: begin anew where the start is known to be bad, and fresh weights do learn."""

@@ -375,6 +375,7 @@ class ActivationHealth(StallCallback):
         if len(stuck) < 2 or count < STUCK * total:
             return
         whole = count == total
+        remedy = self.renewal.factors(stuck)
         self.tell(
             "bad-initialization",
             f"{len(stuck)} weights with {100 * count / total:.0f} % of what is trained are all 0, and so is each of their "
@@ -382,9 +383,10 @@ class ActivationHealth(StallCallback):
             advice="Start one of the two factors from random numbers, and only the other at 0:\n\n"
             "    nn.init.normal_(self.down, std=0.02)\n    nn.init.zeros_(self.up)",
             severity="critical" if whole else "warning",
-            statistical=not whole,
+            statistical=not whole and remedy is None,
             evidence={"weights": float(count), "of": float(total), "strength": 1.0},
             where=stuck,
+            remedy=remedy,
         )
 
     def _look_at_start(self) -> None:

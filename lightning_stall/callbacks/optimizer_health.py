@@ -250,8 +250,11 @@ class OptimizerHealth(StallCallback):
 
     def act(self) -> None:
         ratio, self._slow = self._slow, None
-        if ratio is not None and self.auto_remedy:
+        if not self.auto_remedy:
+            return
+        if ratio is not None:
             self.help.act(ratio)
+        self.help.heed()
 
     @property
     def planned(self) -> float:

@@ -33,7 +33,7 @@ STEPS = 100  # optimizer steps a fit, at most
 BY_HEART = 3  # times as many to learn one batch by heart
 FEWEST = 12  # and at least: fewer tell nothing
 YOUNG = 110  # optimizer steps in which batches are kept although nothing is known to be wrong
-NEARLY = 0.9  # of the best gain, that a rate nearer to the present one must reach to be preferred
+NEARLY = 0.97  # of the best gain, that a rate nearer to the present one must reach to be preferred
 DROPOUT = 0.3  # dropout above this is worth a trial without
 
 

@@ -44,6 +44,16 @@ class RateHelp:
             level = math.inf if hub.curve.bad_steps else self._level()
             self._climbed(climb.judge(hub.step, ratio, level, noise))
 
+    def heed(self) -> None:
+        """Raise the rate to what a trial on a copy has learnt by, whoever asked for it."""
+        owner, hub = self.owner, self.owner.hub
+        if owner.climb.raised_at or owner.climb.ended or self._to_begin_anew or not hub.gate_open:
+            return
+        told = (f for f in reversed(hub.journal.findings) if f.code == "learning-rate-too-low")
+        tried = next((f for f in told if f.evidence.get("trial", 0.0) > 0 and f.evidence.get("factor", 0.0) > 1), None)
+        if tried is not None and not tried.evidence.get("fresh"):
+            self._climbed(owner.climb.heed(hub.step, self._level(), tried.evidence["factor"]))
+
     def act(self, ratio: float) -> None:
         """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
         if not self.owner.hub.gate_open or self.owner.climb.raised_at or self.owner.climb.ended or self._to_begin_anew:
