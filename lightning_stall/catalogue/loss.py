@@ -284,7 +284,9 @@ LOSS: tuple[Entry, ...] = (
 
                 nn.init.constant_(self.head.bias, math.log(p / (1 - p)))  # p: share of positives; regression: the mean
         """,
-        remedy="`ActivationHealth(auto_remedy=True)` may re-initialise that layer, before it has learned anything.",
+        remedy="`ActivationHealth(auto_remedy=True, reinitialize=True)` begins the run anew with the weights that the layers "
+        "draw themselves, where a copy has learnt from such weights what the run has not; where no copy can be asked, only "
+        "the layers whose first weights were found unfit. Of factors that are all 0 it draws one.",
     ),
     Entry(
         code="excess-regularization",
