@@ -256,6 +256,7 @@ _SYMPTOM_OF = {
 }
 
 
+MUCH = 0.1  # of a constant predictor's loss, that a copy must be ahead of the run to speak of it still
 LEARNT = 0.8  # share of a constant predictor's loss: a run that has explained so much was held back by none of these
 PASSING = frozenset(
     {
@@ -300,7 +301,8 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     spoken = _worst_by_code(
         f
         for f in findings
-        if f.speaks and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy)
+        if f.speaks
+        and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy and not outdone(f, outcome))
     )
     causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
@@ -332,6 +334,13 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
             ranked.append(_cause(finding, SYMPTOM * (BEHIND if code in behind else 1.0), [finding]))
     ranked.sort(key=lambda c: (-c.confidence, c.findings[0].step))
     return ranked
+
+
+def outdone(finding: Finding, outcome: Outcome) -> bool:
+    """Whether a trial came much further, in a few steps, than this run had at its end."""
+    e = outcome.evidence
+    least = e.get("level", math.nan) - MUCH * abs(e.get("baseline", math.nan))
+    return finding.evidence.get("trial", 0.0) > 0 and finding.evidence.get("after", math.inf) < least
 
 
 def stands_alone(finding: Finding) -> bool:

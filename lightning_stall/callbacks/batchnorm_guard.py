@@ -7,6 +7,7 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import SyncBatchNorm
 
@@ -26,7 +27,9 @@ Remedy = Literal["auto", "running-statistics", "drop-batch", "sync", "group-norm
 AUTO = ("running-statistics", "re-estimate")  # what "auto" chooses from, by what is found
 
 PROBE_FROM = 16  # optimizer steps
-CODE = {"few": SMALL, "stale": STALE, "frozen": STALE, "left behind": STALE}  # what holds, and the code that says so
+LOOKS = 3  # validations before which the averages are looked at
+# what holds, and the code that says so
+CODE = {"few": SMALL, "stale": STALE, "frozen": STALE, "left behind": STALE, "put back": STALE}
 
 
 class BatchNormBatchSizeGuard(StallCallback):
@@ -98,6 +101,8 @@ class BatchNormBatchSizeGuard(StallCallback):
         self._refitted = self._told_new = False
         self._copies = MovingCopies()
         self._evaluated = False  # a validation has been made, for which any statistics should have been there
+        self._looked_at_counts = 0  # validations
+        self._counted: dict[str, int] = {}  # batches in each layer's averages as a validation began
         self._harmless: set[int] = set()  # numbers of rows that leave every layer enough values
         self._undo: list[Callable[[], None]] = []
 
@@ -160,6 +165,24 @@ class BatchNormBatchSizeGuard(StallCallback):
         if self._due_for_new_ones():
             self._reestimate()
         self._bring_copies()
+        if self._looked_at_counts < LOOKS and self.hub.step >= PROBE_FROM:
+            self._looked_at_counts += 1
+            self._counted = self._counts()
+
+    @guarded
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *rest: Any) -> None:
+        """What the module's own hooks did between `on_validation_start` and here may have emptied the averages."""
+        if batch_idx or not self._counted:
+            return
+        names, counts = [n for n, c in self._counted.items() if c], self._counts()
+        self._counted = {}
+        self._hold("put back", verdicts.put_back([plain_name(n) for n in names if counts.get(n) == 0], self.hub.step))
+
+    def _counts(self) -> dict[str, int]:
+        """How many batches went into each layer's averages; waits for the device."""
+        pairs = zip(self.seen.names, self.seen.layers, strict=True)
+        known = {n: m.num_batches_tracked for n, m in pairs if m.num_batches_tracked is not None}
+        return dict(zip(known, torch.stack([*known.values()]).tolist(), strict=True)) if known else {}
 
     def finish(self) -> None:
         if self.seen.layers:

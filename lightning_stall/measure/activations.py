@@ -6,6 +6,7 @@ shrinking functions; it is looked at there, on its device, and not copied. What 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -116,7 +117,12 @@ def _output(node: Node, kind: Kind) -> Tensor | None:
     if (around := getattr(node, "_saved_lambd", None)) is not None:
         return x.detach().abs() - float(around)
     least = getattr(node, "_saved_min_val", getattr(node, "_saved_threshold", None))
-    return x.detach() if isinstance(least, int | float) and least == 0 else None
+    if not isinstance(least, int | float) or not math.isfinite(least):
+        return None
+    if least == 0:
+        return x.detach()
+    # a threshold of its own; what a clamp lets through above another limit is no sign of life or death
+    return x.detach() - float(least) if node.name() == "ThresholdBackward0" else None
 
 
 def fired(output: Tensor, channel: int) -> Tensor:

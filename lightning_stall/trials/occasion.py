@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_stall.diagnosis import explains, stands_alone
+from lightning_stall.diagnosis import explains, outdone, stands_alone
 from lightning_stall.finding import Finding
 from lightning_stall.outcome import LONG_ENOUGH
 from lightning_stall.trials.plan import Trials
@@ -35,7 +35,6 @@ OPEN = frozenset(
 STARTS = frozenset({"bad-initialization", "saturated-activations", "vanishing-gradients", "exploding-gradients"})
 LONG = 40  # optimizer steps
 FEW = 60  # optimizer steps of a run that fresh weights may be set beside
-MUCH = 0.1  # of a constant predictor's loss
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
@@ -118,12 +117,8 @@ class Occasions:
 
     def _still_better(self) -> Finding | None:
         """A trial made on the way, whose fresh weights had come further in a few steps than the run has in all."""
-        e = self.hub.outcome.evidence
-        least = e.get("level", math.nan) - MUCH * abs(e.get("baseline", math.nan))
         held = (f for f, _ in self.hub.journal.held.values() if f.code == "learning-rate-too-high")
-        return next(
-            (f for f in held if f.evidence.get("trial", 0.0) > 0 and f.evidence.get("after", math.inf) < least), None
-        )
+        return next((f for f in held if outdone(f, self.hub.outcome)), None)
 
     @property
     def _started_badly(self) -> bool:

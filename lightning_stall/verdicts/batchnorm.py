@@ -310,6 +310,22 @@ def frozen(layers: Sequence[Layer]) -> Verdict | None:
     )
 
 
+def put_back(names: Sequence[str], step: int) -> Verdict | None:
+    """Layers whose averages were emptied after training and before evaluation."""
+    if not names:
+        return None
+    return Verdict(
+        STALE,
+        f"The running statistics of `{names[0]}`{f' and {len(names) - 1} more' if len(names) > 1 else ''} are put back to their start before validation (step {step}): "
+        "evaluation normalises by mean 0 and variance 1, whatever the training has seen.",
+        "Leave them as training has made them, or estimate them anew before they are used:\n\n"
+        "    layer.reset_running_stats()\n    with torch.no_grad():\n        for x, _ in train_loader:\n            model(x)"
+        "  # in training mode",
+        {"layers": float(len(names)), "strength": 0.9},
+        list(names),
+    )
+
+
 def left_behind(names: Sequence[str]) -> Verdict | None:
     """Layers of a moving copy of the weights, whose statistics are still those that it began with."""
     if not names:
