@@ -43,6 +43,8 @@ NEARLY = 0.9  # share of a constant predictor's loss, less than which a run with
 HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
 STRONG = 0.9
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
+STANDING = 45  # the same, after which what is rather strong need not wait for the verdict
+RATHER_STRONG = 0.75
 LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = 0.5  # share of a constant predictor's loss, less than which a run may end with a fault that it got on with
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
@@ -285,8 +287,8 @@ class Hub:
         elif self.checking or self.step % JUDGE_EVERY == 0:
             self._own(self._judge)
             self._each("judged")
-            if self.gate_open and not self.checking:
-                self.journal.promote(self.step, self.epoch)
+            if not self.checking:
+                self._promote()
             self._each("act")
         if self.checking:
             self._check()
@@ -318,6 +320,13 @@ class Hub:
             self.guard(member, "conclude")
         self._own(self.logbook.draw, self.step)
         self.close()
+
+    def _promote(self) -> None:
+        """Let what waits for a bad outcome speak once there is one, and what is strong a little before."""
+        if self.gate_open:
+            self.journal.promote(self.step, self.epoch)
+        elif self.stands_still:
+            self.journal.promote(self.step, self.epoch, least=RATHER_STRONG, meant=False)
 
     def _promote_last(self) -> None:
         if self.gate_open:
@@ -561,6 +570,13 @@ class Hub:
         return e.get("explained", 1.0) < LEAST_GAIN and (e.get("gain", 1.0) < LEAST_GAIN or self.curve.level_lately)
 
     @property
+    def stands_still(self) -> bool:
+        """Whether a young run of known scale has gained nothing in its first steps, and is not about to."""
+        e = self.outcome.evidence
+        young = self.outcome.state == "too early" and self.baseline is not None and self.curve.warm >= STANDING
+        return young and e.get("explained", 1.0) < LEAST_GAIN and e.get("fall", 1.0) < e.get("fall_error", 0.0)
+
+    @property
     def mediocre(self) -> bool:
         """Whether a run of known scale, no longer young, still has most of its task before it."""
         return self.baseline is not None and self.outcome.evidence.get("explained", 1.0) < MEDIOCRE
@@ -576,8 +592,7 @@ class Hub:
         for member in self.members:
             if due(self.step, member.every):
                 self.guard(member, "check")
-        if self.gate_open:
-            self.journal.promote(self.step, self.epoch)
+        self._promote()
         self._own(self._log)
 
     def _log(self) -> None:

@@ -30,6 +30,8 @@ class Journal:
     def submit(self, finding: Finding, statistical: bool = False, outcome_bad: bool = False) -> Finding | None:
         """Take a finding; returns it as it was written down, or None where it is no news."""
         if statistical and not outcome_bad and finding.speaks:
+            if self.told.get(finding.code) == finding.severity and finding.remedy is None:
+                return None  # it has spoken before there was a verdict, and still holds
             self.held[finding.code] = (finding, finding.severity)
             finding = replace(finding, severity="info")
         known = self.told.get(finding.code)

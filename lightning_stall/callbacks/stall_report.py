@@ -65,7 +65,7 @@ class StallReport(StallCallback):
         sinks: Sequence[Sink] = (),
         trials: bool = True,
         trial_share: float = 0.02,
-        trial_seconds: float = 2.0,
+        trial_seconds: float = 4.0,
         every_n_steps: int | None = None,
         mute: Sequence[str] = (),
     ) -> None:
@@ -78,7 +78,7 @@ class StallReport(StallCallback):
         self.sinks = tuple(sinks)
         require(isinstance(trials, bool), "trials", trials, "give True or False")
         require(0 <= trial_share <= 1, "trial_share", trial_share, "give a share from 0 to 1, such as 0.02")
-        require(trial_seconds >= 0, "trial_seconds", trial_seconds, "give seconds of at least 0, such as 2.0")
+        require(trial_seconds >= 0, "trial_seconds", trial_seconds, "give seconds of at least 0, such as 4.0")
         self.trials = trials
         self.trial_share = trial_share
         self.trial_seconds = trial_seconds
