@@ -216,7 +216,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "training-too-short", "overfitting"),
         "always naming the large class is nearly right, and wrong where classes are more alike",
     ),
-    Rule("unshuffled-data", _LOSS, "each stretch of one class undoes the last"),
+    Rule(
+        "unshuffled-data",
+        (*_LOSS, "dead-activations", "saturated-activations"),
+        "each stretch of one class undoes the last, and pushes units to where nothing brings them back",
+    ),
     Rule(
         "too-little-data",
         ("overfitting", "training-too-short", "uninformative-targets", "class-imbalance"),

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_stall.callback import StallCallback, guarded
 from lightning_stall.errors import require
+from lightning_stall.finding import Finding
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_random, recall
 from lightning_stall.measure.batches import Field, fields
 from lightning_stall.measure.validation_watch import ValidationWatch
@@ -26,6 +27,7 @@ from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.batches import BatchJudge, Context, nonfinite, too_little
 from lightning_stall.verdicts.inputs import Verdict
 
+MINDED = 0.05  # share of a constant predictor's validation loss, of which chance explains less
 FITTED_ON = 8  # batches before a standardisation may be fitted
 LATELY = 20  # optimizer steps in which a thrown loss makes it look for outliers before the next check
 KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
@@ -349,9 +351,23 @@ class InputHealth(StallCallback):
         if self.hub.step:
             self.check()
             self._say("too-little-data", too_little(self.watch, self._context(), self.validation.last))
+            self._take_back_uninformative()
 
     def aborted(self, error: BaseException) -> None:
         self.check()
+
+    def _take_back_uninformative(self) -> None:
+        """Samples that were not trained on have come to be predicted: the inputs do tell something of the targets."""
+        hub, code, found = self.hub, "uninformative-targets", self._context().val_explained
+        told = any(f.code == code and f.speaks for f in hub.journal.findings)
+        if told and found > MINDED and hub.outcome.evidence.get("explained", 0.0) > MINDED:
+            said = (
+                f"The last validations explain {found:.1%} of the targets, which speaks against it: inputs that say nothing "
+                "would explain none."
+            )
+            hub.journal.note(
+                Finding(code, hub.step, hub.epoch, "info", said, evidence={"trial": -1.0, "explained": found})
+            )
 
     def _context(self) -> Context:
         hub = self.hub

@@ -179,6 +179,11 @@ def code_column(column: Tensor, y: Tensor | None, categorical: bool) -> Codes | 
     return Codes(k, _explained(dummies, target), _explained(curve, target))
 
 
+def neighbours(rows: Tensor) -> float:
+    """Correlation of each value of (n, places) sequences with the next one; NaN where they do not vary."""
+    return float(torch.corrcoef(torch.stack([rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1)]))[0, 1])
+
+
 def _explained(design: Tensor, y: Tensor) -> float:
     """Adjusted share of variance explained by least squares, no less than 0."""
     n, p = design.shape

@@ -23,6 +23,7 @@ ROOM = 64 * 2**20  # bytes that all of them together may take
 MOST_ROWS = 1024  # samples that neighbours are looked for among
 MOST_COLUMNS = 4096
 OFF_SCALE = 10.0  # a typical input this many times away from 1 is worth standardising
+UNEVEN = 100.0  # times the spread of one column, that another's may be
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -181,11 +182,12 @@ class InputScale:
     means: dict[int, Tensor]
     spreads: dict[int, Tensor]
     typical: float = 1.0  # root mean square of the middle column
+    uneven: float = 1.0  # largest spread of a column of a table over the smallest
 
     @property
     def off(self) -> bool:
         """Whether standardising could matter at all."""
-        return not 1 / OFF_SCALE <= self.typical <= OFF_SCALE
+        return not 1 / OFF_SCALE <= self.typical <= OFF_SCALE or self.uneven > UNEVEN
 
     @classmethod
     def of(cls, batches: Sequence[Any], target: int | None) -> InputScale:
@@ -194,7 +196,7 @@ class InputScale:
         floats = [i for i, t in enumerate(first) if t.is_floating_point() and t.ndim >= 2 and i != target]
         if target is None:
             floats = floats[:1]
-        means, spreads, typical = {}, {}, 1.0
+        means, spreads, typical, uneven = {}, {}, 1.0, 1.0
         for n, i in enumerate(floats):
             parts = [tensors(b)[i].detach().float() for b in batches]
             if parts[0].ndim == 2 and all(p.shape[1:] == parts[0].shape[1:] for p in parts):
@@ -206,7 +208,8 @@ class InputScale:
             means[i], spreads[i] = mean, torch.where(lives, spread, torch.ones_like(spread))
             if n == 0 and bool(lives.any()):
                 typical = float((mean.square() + spread.square()).sqrt()[lives].median())
-        return cls(means, spreads, typical)
+                uneven = float(spread[lives].max() / spread[lives].min())
+        return cls(means, spreads, typical, uneven)
 
     def standardise(self, batch: Any) -> Any:
         """The batch with these inputs brought to mean 0 and spread 1."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_stall.trials.batches import KEEP, KeptBatches, split
+from lightning_stall.trials.batches import KEEP, UNEVEN, KeptBatches, split
 from lightning_stall.trials.fits import Bench, OutOfTimeError
 from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
@@ -230,6 +230,7 @@ class Trials:
             shown=bench.known.shown,
             bond=bench.known.bond,
             off_scale=bench.inputs.off,
+            uneven=bench.inputs.uneven > UNEVEN,
             apart=bool(bench.judged),
             spoken=spoken,
         )

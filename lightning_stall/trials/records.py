@@ -86,6 +86,7 @@ class Situation:
     targets: int = 0  # numbers in the targets of one batch; 0 where not known
     regularised: bool = False  # there is weight decay, or dropout
     off_scale: bool = False  # the inputs are far from unit scale
+    uneven: bool = False  # and their columns from each other's
     apart: bool = True  # arms are judged on batches they are not fitted on
     spoken: frozenset[str] = frozenset()  # causes told by others
 

@@ -71,7 +71,9 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     elif again is not None and s.won(again):
         said += _afresh(s, fits, now, again)
     elif s.won(scaled) and ("unscaled-inputs" in s.spoken or not any(map(s.won, (*now.values(), *fresh.values())))):
-        said.append(_told(s, fits, "unscaled-inputs", scaled, again))
+        # to bring each column to one scale is to bring all of them to the scale of 1: the columns tell which it was
+        uneven = s.uneven and "unscaled-inputs" not in s.spoken
+        said.append(_told(s, fits, "disparate-feature-scales" if uneven else "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
     elif s.steady and high and not _either(low, fresh_low) and not _freed(s, fits, high):
@@ -270,6 +272,7 @@ _WORDS = {
     **dict.fromkeys(STUCK, "so the rate is right and it is the weights that are stuck"),
     "bad-initialization": "so it is the start that hinders it, not the rate",
     "unscaled-inputs": "so it is the scale of the inputs that hinders it",
+    "disparate-feature-scales": "so it is the scales of the columns, which differ, that hinder it",
     "excess-regularization": "so decay or dropout hold it back",
     "insufficient-capacity": "so it is too small for the task",
     "uninformative-targets": "so the inputs tell it nothing about the targets",

@@ -13,7 +13,7 @@ from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
 from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import TargetScale
-from lightning_stall.measure.probe import Signal, code_column, signal
+from lightning_stall.measure.probe import Signal, code_column, neighbours, signal
 from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.inputs import InputNumbers, Outlier, Verdict
@@ -54,6 +54,7 @@ class BatchJudge:
     bond: Signal | None = None
     outliers: list[Outlier] = field(default_factory=list)
     codes: dict[str, list[tuple[str, int, float, float]]] = field(default_factory=dict)
+    order: dict[str, tuple[int, float]] = field(default_factory=dict)  # places of a sequence, likeness of neighbours
     spreads: dict[str, list[float]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
@@ -76,7 +77,9 @@ class BatchJudge:
         yield "unscaled-inputs", _strongest(judge_inputs.unscaled_inputs(x) for x in judged)
         yield "disparate-feature-scales", _strongest(judge_inputs.disparate_scales(x) for x in judged)
         found = (
-            judge_inputs.categorical_as_numeric(name, columns, len(self.moments[name].mean), watch.roles.certain)
+            judge_inputs.categorical_as_numeric(
+                name, columns, len(self.moments[name].mean), watch.roles.certain, self.order.get(name)
+            )
             for name, columns in self.codes.items()
             if name in self.moments and columns
         )
@@ -95,7 +98,9 @@ class BatchJudge:
             varied = sum(c > 0 for c in classes.counts) > 1
             self.only_class = not varied
             settled = run.step >= LONG_ENOUGH and run.explained < HALF
-            imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted, settled)
+            imbalanced = judge_targets.class_imbalance(
+                classes.counts, classes.predicted, classes.weighted, settled, run.explained
+            )
             if not classes.dense and not run.deliberate:
                 grouped = judge_targets.unshuffled(
                     classes.grouping, classes.error, classes.blocks, run.shuffles, classes=True
@@ -186,7 +191,8 @@ class BatchJudge:
             nonzero_rms=m.nonzero_rms,
             mean=m.mean,
             std=m.std,
-            spreads=self.spreads.get(name, ()),
+            # of sequences, by what is measured at each of their places
+            spreads=self.spreads.get(name, m.std if len(watch.inputs[name].shape) == 2 and len(m.std) > 1 else ()),
             columns=column_names(loader, len(m.mean)),
             changes=m.changes,
             single_value=m.single_value,
@@ -205,13 +211,15 @@ class BatchJudge:
         y = stacked(watch.labels.sample) if not watch.labels.mixed and not watch.labels.dense else None
         for name, w in watch.inputs.items():
             rows = stacked(w.sample)
-            if rows is None or rows.shape[1] > WIDEST or len(w.shape) > 2 or (len(w.shape) == 2 and w.shape[1] > 1):
+            if rows is None or rows.shape[1] > WIDEST or len(w.shape) > 2 or (len(w.shape) == 2 and min(w.shape) > 1):
                 continue
             names = [f"position {i}" for i in range(rows.shape[1])]
             if len(w.shape) == 1:
                 self.spreads[name] = robust_spreads(rows)
                 names = column_names(loader, rows.shape[1])
             whole = (rows == rows.round()).all(0).tolist()
+            if len(w.shape) == 2 and rows.shape[1] > 1 and all(whole):
+                self.order[name] = rows.shape[1], neighbours(rows)
             target = y if y is not None and len(y) == len(rows) else None
             self.codes[name] = [
                 (names[i], c.levels, c.as_categories, c.as_curve)
@@ -289,7 +297,8 @@ def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | No
     targets = samples * max(1.0, told / max(1, watch.labels.rows))
     if math.isfinite(run.batches):  # of one graph, many nodes are told
         targets = max(targets, run.batches * told / watch.measured)
-    return judge_targets.too_little_data(samples, targets, run.parameters, run.explained, run.level, val_loss)
+    columns = max((w.shape[0] for w in watch.inputs.values() if len(w.shape) == 1), default=0)
+    return judge_targets.too_little_data(samples, targets, run.parameters, run.explained, run.level, val_loss, columns)
 
 
 def _at_most(rows: int, run: Context) -> int:

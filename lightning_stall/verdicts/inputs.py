@@ -22,6 +22,7 @@ LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories expl
 THROWN = 10.0  # times the usual loss or gradient norm
 BEYOND_DOUBT = 1e3  # times the usual magnitude, at which an outlier that throws the loss is told at once
 FEW = 0.02  # share of samples that may be outliers; more of them are the data
+UNORDERED = 0.15  # correlation of neighbours in a sequence, from which on they are measurements of something
 LISTED = 32  # columns printed as code
 
 
@@ -224,11 +225,11 @@ def lost_columns(x: InputNumbers) -> Verdict | None:
     nonzero = (x.rms / x.nonzero_rms) ** 2 if x.nonzero_rms > 0 else 0.0  # share of all entries
     dense = nonzero * len(x.std) - filled >= DENSE * (len(x.std) - len(still)) > 0
     most = len(still) >= LOST * len(x.std) and (filled >= 0.5 * len(still) or dense)
-    alike = Counter(round(x.mean[i], 6) for i in still if x.mean[i] != 0).most_common(1)
+    alike = Counter(round(x.mean[i], 6) for i in still if x.mean[i] != 0 or dense).most_common(1)
     if not most:
         if not alike or alike[0][1] < max(3, FILLED * len(x.std)):
             return None
-        still = [i for i in still if round(x.mean[i], 6) == alike[0][0]]
+        still = [i for i in still if round(x.mean[i], 6) == alike[0][0]]  # 0 among them, where the others never are
     names = [x.columns[i] if x.columns else f"column {i}" for i in still]
     return Verdict(
         "constant-inputs",
@@ -245,7 +246,11 @@ def lost_columns(x: InputNumbers) -> Verdict | None:
 
 
 def categorical_as_numeric(
-    name: str, columns: Sequence[tuple[str, int, float, float]], width: int, targets_known: bool
+    name: str,
+    columns: Sequence[tuple[str, int, float, float]],
+    width: int,
+    targets_known: bool,
+    order: tuple[int, float] | None = None,
 ) -> Verdict | None:
     """Columns of codes that act as categories: told by what they say of the targets, or, weakly, by being all there is.
 
@@ -255,6 +260,7 @@ def categorical_as_numeric(
             level, and share explained by a smooth curve.
         width: all columns of the field.
         targets_known: whether those shares were measured.
+        order: of a sequence of whole numbers, its places, and how much a value is like the next, as quantities are.
     """
     acting = [c for c in columns if c[2] - c[3] > LEVELS_EXPLAIN]
     if acting:
@@ -274,6 +280,17 @@ def categorical_as_numeric(
             },
             where=tuple(f"{name}: {c[0]}" for c in acting),
         )
+    if order is not None and targets_known and len(columns) == order[0] and len({c[1] for c in columns}) == 1:
+        places, likeness = order
+        if abs(likeness) < UNORDERED:
+            return Verdict(
+                "categorical-as-numeric",
+                f"Each of the {places} places of `{name}` holds one of {columns[0][1]} whole numbers, as codes of letters do, "
+                f"and the next is no more like it than any other (correlation {likeness:.2f}; of a quantity it would be over "
+                f"{UNORDERED:g}).",
+                evidence={"levels": float(columns[0][1]), "columns": float(places), "strength": 0.4},
+                where=(name,),
+            )
     if targets_known and width == len(columns) and 0 < width <= 2:
         column, levels, *_ = columns[0]
         return Verdict(

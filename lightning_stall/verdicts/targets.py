@@ -13,6 +13,7 @@ MOST = 0.9  # share of the largest class
 ALONE = 0.3  # of the other classes' share of the targets: the most that the model may give them to name one alone
 GROUPED = 0.8  # of 1: batches of one class
 LEANING = 0.3
+FAR_WORSE = -0.2  # share of a constant predictor's loss, by which a model is worse than it
 LEAKED_SHARE = 0.05
 LEAKED_ROWS = 10
 FEW_SAMPLES = 50
@@ -84,7 +85,11 @@ Several labels a sample: `nn.BCEWithLogitsLoss()` instead of a cross-entropy.
 
 
 def class_imbalance(
-    counts: Sequence[float], predicted: Sequence[float], weighted: bool, settled: bool = False
+    counts: Sequence[float],
+    predicted: Sequence[float],
+    weighted: bool,
+    settled: bool = False,
+    explained: float = math.nan,
 ) -> Verdict | None:
     """One class outweighs the others and the model names it alone; silent where the loss is weighted.
 
@@ -93,7 +98,11 @@ def class_imbalance(
         predicted: what the model says of late, by class.
         weighted: the loss weighs its classes.
         settled: the run is no longer young, and has not learnt half of what there is to learn: it will not come by itself.
+        explained: share of a constant predictor's loss that the model explains, NaN where not known: one that is far worse
+            than naming the class alone is held up before that.
     """
+    if explained < FAR_WORSE:
+        return None
     total, guesses = sum(counts), sum(predicted)
     if weighted or total < 200 or guesses < 100:
         return None
@@ -204,27 +213,38 @@ def leakage(found: int, looked_up: int, remembered: int) -> Verdict | None:
 
 
 def too_little_data(
-    samples: int, targets: float, parameters: int, explained: float, train_loss: float, val_loss: float
+    samples: int,
+    targets: float,
+    parameters: int,
+    explained: float,
+    train_loss: float,
+    val_loss: float,
+    columns: int = 0,
 ) -> Verdict | None:
     """Fewer than fifty samples: a warning where they are known by heart and validation is far worse, else a note.
+
+    Where nothing is validated, a table of fewer rows than columns is enough, since any targets fit those.
 
     Args:
         samples: of one epoch; targets: single targets of one epoch (one picture may hold thousands).
         parameters: that are trained.
         explained: share of a constant predictor's loss that the model explains, NaN where not known.
         train_loss, val_loss: NaN where not known.
+        columns: of the table that is learnt from; 0 where it is none.
     """
     if not 0 < samples < FEW_SAMPLES or parameters <= samples:
         return None
-    by_heart = explained >= MEMORISED and val_loss > WORSE * max(train_loss, 0.0)
+    wide = math.isnan(val_loss) and samples < columns
+    by_heart = explained >= MEMORISED and (val_loss > WORSE * max(train_loss, 0.0) or wide)
     if not by_heart and targets >= FEW_SAMPLES:
         return None
     summary = f"The training set holds {samples} sample{'s' if samples > 1 else ''} for {parameters} parameters"
     if by_heart:
-        summary += (
-            f", and the model knows them by heart: training loss {short(train_loss)}, validation loss "
-            f"{short(val_loss)}, where up to {WORSE:g} times the training loss would pass"
-        )
+        summary += f", and the model knows them by heart: training loss {short(train_loss)}, "
+        if wide:
+            summary += f"of {columns} columns, which fit any targets of so few rows"
+        else:
+            summary += f"validation loss {short(val_loss)}, where up to {WORSE:g} times the training loss would pass"
     return Verdict(
         "too-little-data",
         f"{summary}; {FEW_SAMPLES} samples are the least to judge by.",
