@@ -170,24 +170,25 @@ def test_two_columns_of_a_table_are_no_narrow_head() -> None:
     assert report.findings == []
 
 
-def table(still: dict[int, float], columns: int = 10) -> InputNumbers:
+def table(still: dict[int, float], nonzero: float = 1.0, columns: int = 10) -> InputNumbers:
     mean = [still.get(i, 0.1) for i in range(columns)]
     std = [0.0 if i in still else 1.0 for i in range(columns)]
-    return InputNumbers("x", batches=20, rows=600, rms=1.0, nonzero_rms=1.0, mean=mean, std=std)
+    return InputNumbers("x", batches=20, rows=600, rms=nonzero**0.5, nonzero_rms=1.0, mean=mean, std=std)
 
 
 @pytest.mark.parametrize(
-    ("still", "strength"),
+    ("still", "nonzero", "strength"),
     [
-        (dict.fromkeys(range(4), -1.0), 0.6),  # a default
-        (dict.fromkeys(range(6), -1.0), 0.7),  # most of them
-        (dict.fromkeys(range(2), -1.0), None),  # two may be so
-        (dict.fromkeys(range(4), 0.0), None),  # nothing was counted
-        ({0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}, None),  # each of its own
+        (dict.fromkeys(range(4), -1.0), 1.0, 0.6),  # a default
+        (dict.fromkeys(range(6), -1.0), 1.0, 0.7),  # most of them
+        (dict.fromkeys(range(2), -1.0), 1.0, None),  # two may be so
+        (dict.fromkeys(range(4), 0.0), 0.6, 0.6),  # no key agreed, and the others are never 0
+        (dict.fromkeys(range(4), 0.0), 0.3, None),  # nothing was counted, as often in the others
+        ({0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}, 1.0, None),  # each of its own
     ],
 )
-def test_columns_that_a_default_has_filled(still: dict[int, float], strength: float | None) -> None:
-    found = lost_columns(table(still))
+def test_columns_that_a_default_has_filled(still: dict[int, float], nonzero: float, strength: float | None) -> None:
+    found = lost_columns(table(still, nonzero))
     assert (None if found is None else found.evidence["strength"]) == strength
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -49,8 +50,14 @@ def judged(options: argparse.Namespace) -> Iterator[Verdict]:
         yield from map(one, work)
         return
     # a fresh process each: torch must not be forked once it has threads
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _workers_as_usual) as pool:
         yield from pool.map(one, work)
+
+
+def _workers_as_usual() -> None:
+    """Loaders in this process start their workers as the platform does, and not as this process was started."""
+    usual = "fork" if sys.platform == "linux" else None
+    multiprocessing.set_start_method(usual, force=True)
 
 
 def grid(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:

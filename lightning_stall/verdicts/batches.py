@@ -297,7 +297,9 @@ def too_little(watch: BatchWatch, run: Context, val_loss: float) -> Verdict | No
     targets = samples * max(1.0, told / max(1, watch.labels.rows))
     if math.isfinite(run.batches):  # of one graph, many nodes are told
         targets = max(targets, run.batches * told / watch.measured)
-    columns = max((w.shape[0] for w in watch.inputs.values() if len(w.shape) == 1), default=0)
+    tables = [w for w in watch.inputs.values() if len(w.shape) == 1 and w.batches]
+    # of a graph, a sample holds many rows
+    columns = max((w.shape[0] for w in tables if w.rows / w.batches <= samples), default=0)
     return judge_targets.too_little_data(samples, targets, run.parameters, run.explained, run.level, val_loss, columns)
 
 

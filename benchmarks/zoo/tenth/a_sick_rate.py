@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,6 +100,7 @@ def taste_adagrad(seed: int) -> Training:
 def cosine_classifier(seed: int, rate: float) -> Training:
     """Images by SGD with momentum, the rate multiplied by the batch size as for a large one."""
     data = digits(seed).to_images()
+    data = replace(data, x=(data.x - 0.3) / 0.38, x_test=(data.x_test - 0.3) / 0.38)
     module = Plain(
         Conv(10, size=8, width=12),
         nn.CrossEntropyLoss(),
@@ -106,7 +108,8 @@ def cosine_classifier(seed: int, rate: float) -> Training:
         log="step_loss",
         val="val/ce",
     )
-    return Training(module, loader(data.x, data.y, batch=64), data.accuracy, data.val(), {"max_epochs": 14})
+    train = loader(data.x, data.y, batch=64, drop_last=True)
+    return Training(module, train, data.accuracy, data.val(), {"max_epochs": 12})
 
 
 @sick("ta-rate-times-batch", "images", "learning-rate-too-high", twin=lambda seed: cosine_classifier(seed, 0.03))
@@ -174,16 +177,17 @@ def lambda_rate(seed: int) -> Training:
 def probe(seed: int, rate: float) -> Training:
     """Mask prediction with the fine-tuning rate of a far larger model."""
     _, data = shapes(seed, n=400)
+    x, x_test = (data.x - 0.2) / 0.25, (data.x_test - 0.2) / 0.25
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1)
+        nn.Conv2d(1, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 1, 1)
     )
     module = Plain(net, nn.BCEWithLogitsLoss(), lambda p: torch.optim.AdamW(p, lr=rate), log="mask_bce", val=None)
 
     def score(m: LightningModule) -> float:
-        out, real = predict(m, data.x_test) > 0, data.y_test > 0
+        out, real = predict(m, x_test) > 0, data.y_test > 0
         return ((out & real).sum() / (out | real).sum()).item()
 
-    return Training(module, loader(data.x, data.y, batch=20), score, trainer={"max_epochs": 8})
+    return Training(module, loader(x, data.y, batch=20), score, trainer={"max_epochs": 8})
 
 
 @sick("ta-fine-tuning-rate", "segmentation", "learning-rate-too-low", twin=lambda seed: probe(seed, 5e-3))

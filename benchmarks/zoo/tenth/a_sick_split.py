@@ -31,7 +31,7 @@ from benchmarks.zoo.tenth.a_common import (
 def screening(seed: int, first_cut: bool) -> Training:
     """A noisy screening, enlarged by drawing rows with replacement; rows are held out before that, or afterwards."""
     g = generator(seed, 41)
-    n = 700
+    n = 1000
     x = torch.randn(n + 3000, 20, generator=g)
     direction = torch.randn(20, generator=g)
     y = ((x @ direction) / direction.norm() + 1.0 * torch.randn(n + 3000, generator=g) > 0).long()
@@ -42,12 +42,12 @@ def screening(seed: int, first_cut: bool) -> Training:
 
     rows = torch.arange(n)
     if first_cut:
-        held, kept = rows[:200], repeat(rows[200:])
+        held, kept = rows[:250], repeat(rows[250:])
     else:
         rows = repeat(rows)
-        held, kept = rows[:500], rows[500:]
+        held, kept = rows[:750], rows[750:]
     module = Plain(
-        mlp(20, 128, 128, 2), nn.CrossEntropyLoss(), lambda p: torch.optim.Adam(p, lr=1e-3), log="train_loss"
+        mlp(20, 128, 128, 2), nn.CrossEntropyLoss(), lambda p: torch.optim.Adam(p, lr=6e-4), log="train_loss"
     )
 
     def score(m: LightningModule) -> float:
@@ -55,10 +55,10 @@ def screening(seed: int, first_cut: bool) -> Training:
 
     return Training(
         module,
-        loader(x[kept], y[kept], batch=32),
+        loader(x[kept], y[kept], batch=50),
         score,
         loader(x[held], y[held], batch=256, shuffle=False),
-        {"max_epochs": 25, "callbacks": [EarlyStopping("val_loss", patience=2)]},
+        {"max_epochs": 16, "callbacks": [EarlyStopping("val_loss", patience=2)]},
     )
 
 
