@@ -135,7 +135,11 @@ RULES: tuple[Rule, ...] = (
         (*_LOSS, "exploding-gradients", "vanishing-gradients", "learning-rate-too-high", "learning-rate-too-low"),
         "old gradients add up, or none is left for the step",
     ),
-    Rule("clipping-too-tight", (*_FLAT, "learning-rate-too-low"), "clipped gradients move nothing"),
+    Rule(
+        "clipping-too-tight",
+        (*_FLAT, "learning-rate-too-low", "class-imbalance"),
+        "clipped gradients move nothing, and what a model names first is the largest class",
+    ),
     Rule("excess-regularization", (*_FLAT, "vanishing-gradients"), "decay outweighs the gradient"),
     Rule(
         "probabilities-as-logits",

@@ -540,10 +540,18 @@ class Hub:
         a schedule waits for just that, to lower the rate, it is none of ours before the end."""
         if not self.outcome.bad:
             return self.ending and self.unlearnt
+        if self.outcome.state == "oscillating":
+            return not self.schedule_waits
         if self.outcome.state != "stalled":
             return True
-        waits = not self.ending and any(c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs)
-        return not waits and self.step - self.well_at >= (JUDGE_EVERY if self.ending else max(20, self.curve.n // 10))
+        return not self.schedule_waits and self.step - self.well_at >= (
+            JUDGE_EVERY if self.ending else max(20, self.curve.n // 10)
+        )
+
+    @property
+    def schedule_waits(self) -> bool:
+        """Whether a schedule looks for a loss that falls no more, to lower the rate by itself."""
+        return not self.ending and any(c.reduce_on_plateau for c in self.trainer.lr_scheduler_configs)
 
     @property
     def half_way(self) -> bool:

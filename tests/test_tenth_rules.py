@@ -18,7 +18,7 @@ from lightning_stall.journal import Journal
 from lightning_stall.outcome import Outcome
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 from lightning_stall.verdicts.inputs import categorical_as_numeric
-from lightning_stall.verdicts.targets import class_imbalance, too_little_data
+from lightning_stall.verdicts.targets import too_little_data
 
 
 @pytest.fixture(autouse=True)
@@ -123,13 +123,6 @@ def test_rows_fewer_than_columns_are_too_little(columns: int, rows: int, told: b
     assert ("fit any targets" in found.summary) == told
 
 
-def test_a_model_far_worse_than_naming_one_class_is_held_up_before_that() -> None:
-    counts, predicted = [9500.0, 500.0], [5000.0, 0.0]
-    assert class_imbalance(counts, predicted, False, True, 0.02) is not None
-    assert class_imbalance(counts, predicted, False, True, math.nan) is not None
-    assert class_imbalance(counts, predicted, False, True, -0.9) is None
-
-
 @pytest.mark.parametrize(("likeness", "told"), [(0.02, True), (0.6, False)])
 def test_a_sequence_of_unordered_whole_numbers_may_be_codes(likeness: float, told: bool) -> None:
     columns = [(f"position {i}", 4, 0.0, 0.0) for i in range(30)]
@@ -154,6 +147,14 @@ def test_units_that_sorted_batches_have_killed_are_their_effect() -> None:
     outcome = Outcome("never learned", 250, {})
     assert diagnose([killed, order], outcome)[0].code == "unshuffled-data"
     assert diagnose([killed], outcome)[0].code == "dead-activations"
+
+
+def test_a_class_named_alone_under_a_tight_limit_is_an_effect_of_it() -> None:
+    tight = Finding("clipping-too-tight", 60, 1, "warning", "cut", "", {"strength": 0.5})
+    alone = Finding("class-imbalance", 110, 2, "warning", "alone", "", {"strength": 0.9})
+    outcome = Outcome("never learned", 180, {})
+    assert diagnose([tight, alone], outcome)[0].code == "clipping-too-tight"
+    assert diagnose([alone], outcome)[0].code == "class-imbalance"
 
 
 @pytest.mark.parametrize(("after", "kept"), [(0.05, True), (0.2, False)])

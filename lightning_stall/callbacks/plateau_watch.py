@@ -287,7 +287,8 @@ class PlateauWatch(StallCallback):
             # a flat loss may be the noise floor of the task: only a cause can tell, so it stays a note; and a task may
             # be long in coming, so that nothing was learnt is one, too, while most of the run is to come
             young = state == "never learned" and not hub.ending and hub.curve.n < COMING * hub.curve.horizon < math.inf
-            severity: Literal["info", "warning"] = "info" if state == "stalled" or young else "warning"
+            waits = state == "oscillating" and hub.schedule_waits
+            severity: Literal["info", "warning"] = "info" if state == "stalled" or young or waits else "warning"
             self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
 
     def _stop(self, name: str) -> str | None:

@@ -13,7 +13,6 @@ MOST = 0.9  # share of the largest class
 ALONE = 0.3  # of the other classes' share of the targets: the most that the model may give them to name one alone
 GROUPED = 0.8  # of 1: batches of one class
 LEANING = 0.3
-FAR_WORSE = -0.2  # share of a constant predictor's loss, by which a model is worse than it
 LEAKED_SHARE = 0.05
 LEAKED_ROWS = 10
 FEW_SAMPLES = 50
@@ -89,7 +88,6 @@ def class_imbalance(
     predicted: Sequence[float],
     weighted: bool,
     settled: bool = False,
-    explained: float = math.nan,
 ) -> Verdict | None:
     """One class outweighs the others and the model names it alone; silent where the loss is weighted.
 
@@ -98,11 +96,7 @@ def class_imbalance(
         predicted: what the model says of late, by class.
         weighted: the loss weighs its classes.
         settled: the run is no longer young, and has not learnt half of what there is to learn: it will not come by itself.
-        explained: share of a constant predictor's loss that the model explains, NaN where not known: one that is far worse
-            than naming the class alone is held up before that.
     """
-    if explained < FAR_WORSE:
-        return None
     total, guesses = sum(counts), sum(predicted)
     if weighted or total < 200 or guesses < 100:
         return None
