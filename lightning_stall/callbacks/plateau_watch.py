@@ -27,6 +27,7 @@ UNBEGUN = 0.1  # share of a constant predictor's loss that a run has explained w
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
+HALF = 0.5  # share of a constant predictor's loss: what has learnt so much is not begun anew for other inputs
 RESCALED = ("unscaled-inputs", "disparate-feature-scales")  # and what weights learnt of other inputs is worth nothing
 TOO_SLOW = ("learning-rate-too-low", "clipping-too-tight")  # causes of a plateau that a lower rate makes worse
 THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
@@ -499,7 +500,8 @@ class PlateauWatch(StallCallback):
         if at <= self.mended_at:
             return False
         first = self._beginning
-        if first is not None and at in [hub.mended.get(code) for code in RESCALED]:
+        learnt = hub.outcome.evidence.get("explained", 0.0) >= HALF
+        if first is not None and not learnt and at in [hub.mended.get(code) for code in RESCALED]:
             self._begin_rescaled(at, first)
             return True
         self.mended_at = at
