@@ -208,3 +208,23 @@ def test_steps_too_short_for_a_copy_are_lengthened_by_the_whole_family():
     report = watch(module, blobs(), *allowed(), max_steps=300, max_epochs=-1)
     assert any("raised the learning rate" in deed for deed in deeds(report, "learning-rate-too-low"))
     assert accuracy(module) > 0.8
+
+
+def test_norms_of_inputs_that_are_no_more_limit_nothing():
+    """A saturated start has gradients of next to nothing, which must not be the limit once inputs are standardised."""
+    net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+    module = Classifier(net, rate=0.05, optimizer="sgd")
+    with torch.no_grad():
+        net[2].weight.zero_()
+    family = allowed()
+    for callback in family:
+        if isinstance(callback, InputHealth):
+            callback.standardize = True
+    data = blobs()
+    data.dataset.tensors[0].add_(1.0).mul_(2e4)  # type: ignore[attr-defined]
+    report = watch(module, data, *family, max_steps=300, max_epochs=-1)
+    assert any("standardised" in deed for deed in deeds(report, "unscaled-inputs"))
+    assert "clipping-too-tight" not in {f.code for f in report.findings}
+    x, y = data.dataset.tensors  # type: ignore[attr-defined]
+    with torch.no_grad():
+        assert float((module(x).argmax(1) == y).float().mean()) > 0.9

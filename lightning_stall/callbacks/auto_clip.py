@@ -23,6 +23,8 @@ from lightning_stall.verdicts import clipping as clipped
 from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
 TIGHT = "clipping-too-tight"
+# what another mends by other inputs or other weights: gradients have another size from then on
+ANOTHER = ("unscaled-inputs", "disparate-feature-scales", "bad-initialization")
 LOST = 8  # steps in a row without finite gradients
 EARLY = 32  # the step until which these say something of how the run began
 MADE_SO = ("unstable-operation", "nonfinite-inputs", "corrupt-samples")  # what makes gradients non-finite without end
@@ -106,6 +108,7 @@ class AutoClip(StallCallback):
         self._numbers: dict[str, float] = {}
         self._introduced = False
         self._in_a_row = self._lost_at = 0  # steps whose gradients were not finite, and the first of them
+        self._anew_at = 0  # the last step whose inputs or weights are other ones since
         self._trainers_left: float | None = None  # of the usual gradient, where the Trainer's limit is too tight
         self._undo: float | None = None  # the Trainer's own limit, where it was loosened
         self._alone = True  # nobody else tells of non-finite gradients
@@ -218,8 +221,12 @@ class AutoClip(StallCallback):
         )
 
     def act(self) -> None:
-        """Where the Trainer's limit is told to be too tight, loosen it."""
+        """Where the Trainer's limit is told to be too tight, loosen it; and forget the norms of what is no more."""
         hub, trainer = self.hub, self.hub.trainer
+        at = max(hub.mended.get(code, 0) for code in ANOTHER)
+        if at > self._anew_at:
+            self._anew_at = at
+            self._watched.clear()  # each is made anew at its optimizer's next step
         if not self.auto_remedy or TIGHT in hub.mended or self._trainers_left is None:
             return
         told = any(f.code == TIGHT and f.speaks for f in hub.journal.findings)
