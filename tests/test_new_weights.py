@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_stall import ActivationHealth, InputHealth, PlateauWatch, StallReport, stall_callbacks
+from lightning_stall import (
+    ActivationHealth,
+    AutoClip,
+    InputHealth,
+    PlateauWatch,
+    StallCallback,
+    StallReport,
+    stall_callbacks,
+)
 from lightning_stall.measure.columns import FieldWatch
 from lightning_stall.measure.entries import Entry
 from lightning_stall.remedies_inputs import Standardizer
@@ -210,21 +218,25 @@ def test_steps_too_short_for_a_copy_are_lengthened_by_the_whole_family():
     assert accuracy(module) > 0.8
 
 
-def test_norms_of_inputs_that_are_no_more_limit_nothing():
-    """A saturated start has gradients of next to nothing, which must not be the limit once inputs are standardised."""
-    net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
-    module = Classifier(net, rate=0.05, optimizer="sgd")
-    with torch.no_grad():
-        net[2].weight.zero_()
-    family = allowed()
-    for callback in family:
-        if isinstance(callback, InputHealth):
-            callback.standardize = True
-    data = blobs()
-    data.dataset.tensors[0].add_(1.0).mul_(2e4)  # type: ignore[attr-defined]
-    report = watch(module, data, *family, max_steps=300, max_epochs=-1)
-    assert any("standardised" in deed for deed in deeds(report, "unscaled-inputs"))
-    assert "clipping-too-tight" not in {f.code for f in report.findings}
-    x, y = data.dataset.tensors  # type: ignore[attr-defined]
-    with torch.no_grad():
-        assert float((module(x).argmax(1) == y).float().mean()) > 0.9
+class Grows(Classifier):
+    """Its gradients are ten thousand times as large from step 60 on, as where a saturated start is gone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (1.0 if self.global_step < 60 else 1e4)
+
+
+class Mends(StallCallback):
+    """Says that inputs are standardised since step 60."""
+
+    def judged(self) -> None:
+        if self.hub.step >= 60:
+            self.hub.mended.setdefault("unscaled-inputs", 60)
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_norms_of_inputs_that_are_no_more_limit_nothing(mended: bool):
+    clip = AutoClip(auto_remedy=True, warmup=10**9)
+    watch(Grows(mlp()), blobs(), clip, *[Mends()] * mended, max_steps=90, max_epochs=-1, log_every_n_steps=10)
+    after, before = clip.numbers()["stall/clip/norm_after"], clip.numbers()["stall/clip/norm_before"]
+    assert (after == before) == mended
+    assert mended or after < 0.1 * before

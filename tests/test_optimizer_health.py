@@ -214,7 +214,9 @@ def test_steps_that_hardly_move_the_weights_are_followed_by_longer_ones_soon() -
     slow = RateClimb()
     assert slow.begin(30, 1e-9, 2.0) == "raised the learning rate at step 30, to 100000 times the schedule's"
     assert slow.judge(39, 2e-5, 2.9, 0.0) is None
-    assert slow.judge(40, 2e-5, 2.9, 0.0) is not None, "a little worse is not by such steps; a leap is, by the few that move"
+    assert slow.judge(40, 2e-5, 2.9, 0.0) is not None, (
+        "a little worse is not by such steps; a leap is, by the few that move"
+    )
     assert slow.judge(45, 2e-4, 2.0, 0.0) is None
     assert slow.judge(50, 2e-5, math.nan, 0.0) == (
         "took the raise of step 40 back, from 1e+06 to 100000 times the schedule's rate"
