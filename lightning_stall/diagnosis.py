@@ -306,12 +306,7 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     e = outcome.evidence
     over = not outcome.bad and (("baseline" in e and e.get("explained", 0.0) >= LEARNT) or e.get("paired") == 1.0)
     over = over and not any(f.remedy and f.code in PASSING for f in findings)  # it learnt by what was done about it
-    spoken = _worst_by_code(
-        f
-        for f in findings
-        if f.speaks
-        and not (over and f.code in PASSING and f.severity == "warning" and not f.remedy and not outdone(f, outcome))
-    )
+    spoken = _worst_by_code(f for f in findings if f.speaks and not (over and _passes(f, outcome)))
     causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
     seen = {f.code for f in findings if "note" not in f.evidence and "trial" not in f.evidence}
@@ -342,6 +337,12 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
             ranked.append(_cause(finding, SYMPTOM * (BEHIND if code in behind else 1.0), [finding]))
     ranked.sort(key=lambda c: (-c.confidence, c.findings[0].step))
     return ranked
+
+
+def _passes(finding: Finding, outcome: Outcome) -> bool:
+    """Whether this counts for nothing once the run has learnt its task."""
+    noted = finding.code in PASSING and finding.severity == "warning" and not finding.remedy
+    return noted and not outdone(finding, outcome)
 
 
 def outdone(finding: Finding, outcome: Outcome) -> bool:

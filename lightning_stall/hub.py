@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import traceback
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -535,18 +535,25 @@ class Hub:
             self.well_at = self.step
 
     @property
+    def explained(self) -> float:
+        """Share of a constant predictor's loss that the run has explained; NaN where no such level is known."""
+        return self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
+
+    def mended_last(self, codes: Iterable[str]) -> int:
+        """The last step at which a remedy took hold of what any of these names; 0 where none did."""
+        return max(self.mended.get(code, 0) for code in codes)
+
+    @property
     def gate_open(self) -> bool:
         """Whether statistical findings may speak. A flat loss comes and goes with noise, so it must have stayed; where
         a schedule waits for just that, to lower the rate, it is none of ours before the end."""
         if not self.outcome.bad:
             return self.ending and self.unlearnt
-        if self.outcome.state == "oscillating":
-            return not self.schedule_waits
-        if self.outcome.state != "stalled":
-            return True
-        return not self.schedule_waits and self.step - self.well_at >= (
-            JUDGE_EVERY if self.ending else max(20, self.curve.n // 10)
-        )
+        state = self.outcome.state
+        if state in ("oscillating", "stalled") and self.schedule_waits:
+            return False
+        settled = self.step - self.well_at >= (JUDGE_EVERY if self.ending else max(20, self.curve.n // 10))
+        return state != "stalled" or settled
 
     @property
     def schedule_waits(self) -> bool:
@@ -556,14 +563,12 @@ class Hub:
     @property
     def half_way(self) -> bool:
         """Whether the run stands still well above its floor: perhaps the noise of the task, perhaps not."""
-        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
-        return self.outcome.state == "converged" and explained < HALF_WAY
+        return self.outcome.state == "converged" and self.explained < HALF_WAY
 
     @property
     def settled_badly(self) -> bool:
         """Whether steps that threw the weights about have brought the run to rest with some of its task before it."""
-        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
-        return self.first_steps > THROWN and self.outcome.state == "converged" and explained < NEARLY
+        return self.first_steps > THROWN and self.outcome.state == "converged" and self.explained < NEARLY
 
     @property
     def nothing_yet(self) -> bool:
@@ -592,8 +597,8 @@ class Hub:
     @property
     def unlearnt(self) -> bool:
         """Whether the run, as far as it went, is no better than a constant predictor, or much worse after few steps."""
-        explained = self.outcome.evidence.get("explained", math.nan) if self.baseline is not None else math.nan
-        return explained < UNLEARNT if self.curve.n >= LONG_ENOUGH else explained < LOST and self.curve.n > FEW_STEPS
+        known = self.explained
+        return known < UNLEARNT if self.curve.n >= LONG_ENOUGH else known < LOST and self.curve.n > FEW_STEPS
 
     def _check(self) -> None:
         self.readings.forget_rates()

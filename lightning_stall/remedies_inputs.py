@@ -18,6 +18,9 @@ from lightning_stall.measure.columns import FieldWatch, is_table
 from lightning_stall.measure.entries import Entry
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers, swap
 
+# whose remedy gives other inputs: what weights have learnt of the old ones is void
+RESCALED = ("unscaled-inputs", "disparate-feature-scales")
+
 
 @dataclass
 class LeaveOut:
@@ -108,13 +111,7 @@ class Standardizer:
         found = watch.statistics()
         if found is None:
             return False
-        shape, flat = tuple(watch.shape), (math.prod(watch.shape),)
-        mine = [e for e in entries if e.field == name]
-        if found[0].ndim and mine and all(e.shape == flat != shape for e in mine):
-            # its memory enters a layer as one row a sample: so do its columns' numbers
-            mean, std = (v.expand(1, *shape).reshape(1, -1) for v in found)
-            found, shape = (mean, std), flat
-        self._take(name, found, shape, entries)
+        self._take(name, found, tuple(watch.shape), entries)
         return True
 
     def fit_finite(self, name: str, x: Tensor, entries: Sequence[Entry] = ()) -> None:
@@ -124,8 +121,12 @@ class Standardizer:
         self._take(name, (mean, torch.ones_like(mean)), tuple(x.shape[1:]), entries)
 
     def _take(self, name: str, found: tuple[Tensor, Tensor], shape: tuple[int, ...], entries: Sequence[Entry]) -> None:
+        mine, flat = [e for e in entries if e.field == name], (math.prod(shape),)
+        if found[0].ndim and mine and all(e.shape == flat != shape for e in mine):
+            # its memory enters a layer as one row a sample: so do its columns' numbers
+            mean, std = (v.expand(1, *shape).reshape(1, -1) for v in found)
+            found, shape = (mean, std), flat
         self.statistics[name] = found
-        mine = [e for e in entries if e.field == name]
         if mine and all(not found[0].ndim or e.shape == shape for e in mine):
             self.layers[name] = [e.module for e in mine]
 

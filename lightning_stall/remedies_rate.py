@@ -40,8 +40,7 @@ class RateClimb:
         if self.ended or self.raised_at or not 0 < ratio < ENOUGH:
             return None
         if tried is not None:
-            self.tried = True
-            return self._raise(step, tried, level) + ", as on a copy that learnt by it"
+            return self.heed(step, level, tried)
         return self._raise(step, max(TIMES, 10 ** math.floor(math.log10(max(LEAP / ratio, 1.0)))), level)
 
     def heed(self, step: int, level: float, tried: float) -> str:
@@ -62,9 +61,8 @@ class RateClimb:
         if self.ended or not self.raised_at or step < self.raised_at + cooldown:
             return None
         # steps that hardly move the weights make nothing worse, unless the few that do move are all that counts
-        worse = not level <= self.level + 3 * noise
-        leapt = not level <= self.level + max(3 * noise, FAR * abs(self.level))
-        if worse and (ratio >= LEAP or leapt):
+        allowed = 3 * noise if ratio >= LEAP else max(3 * noise, FAR * abs(self.level))
+        if not level <= self.level + allowed:
             was, self.factor, self.ended = self.factor, self.last, True
             return f"took the raise of step {self.raised_at} back, from {was:g} to {self.factor:g} times the schedule's rate"
         left = self.goal / self.factor

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
 
 from lightning_stall.outcome import LossCurve
 from lightning_stall.readings import plain_name
 
 if TYPE_CHECKING:
     from lightning_stall.callbacks.activation_health import ActivationHealth
+    from lightning_stall.finding import Finding
     from lightning_stall.trials.records import Conclusion
 
 YOUNG = 30  # optimizer steps of a suspicious start before a copy is asked
@@ -25,23 +26,34 @@ STEPS = 100  # optimizer steps that a copy may take to show that it learns from 
 
 
 def start_afresh(modules: Iterable[Module], optimizer_states: Iterable[dict[Any, Any]]) -> int:
-    """Give these modules the weights that they draw themselves, and forget what optimizers know of them.
+    """Draw these modules' weights anew, and forget what optimizers know of them; how many modules were drawn."""
+    drawn = draw_anew(modules)
+    forget((p for module in drawn for p in module.parameters(recurse=False)), optimizer_states)
+    return len(drawn)
 
-    Modules that hold no trained weights keep what they have. Returns how many were drawn anew.
+
+def draw_anew(modules: Iterable[Module]) -> list[Module]:
+    """Give these modules the weights that they draw themselves; those that hold no trained weights keep what they have.
+
+    Returns the modules that were drawn.
     """
-    count, covered = 0, set()
+    drawn = []
     for module in modules:
         own = list(module.parameters(recurse=False))
         reset = own_draw(module)
         if reset is not None and (not own or any(p.requires_grad for p in own)):
             with torch.no_grad():
                 reset()
-            covered.update(own)
-            count += 1
+            drawn.append(module)
+    return drawn
+
+
+def forget(parameters: Iterable[Tensor], optimizer_states: Iterable[dict[Any, Any]]) -> None:
+    """Take what optimizers know of these out of their states."""
+    gone = list(parameters)
     for state in optimizer_states:
-        for p in covered:
+        for p in gone:
             state.pop(p, None)
-    return count
 
 
 def own_draw(module: Module) -> Callable[[], Any] | None:
@@ -71,18 +83,20 @@ class Renewal:
     def waits(self) -> bool:
         """Whether a start is under suspicion that a copy may yet speak on: no rate is to be raised meanwhile."""
         undecided = self.allowed and not self.done_at and self.tries == 0 and self._time_left
-        return undecided and any(f.code == "bad-initialization" for f in self.owner.hub.journal.known())
+        return undecided and bool(self._known)
 
     def layer(self, name: str) -> str | None:
         """Give a dead layer new weights, once; what was done."""
         owner, hub = self.owner, self.owner.hub
+        if not self.allowed or name in owner.renewed:
+            return None
         module = dict(hub.module.named_modules()).get(name)
-        if not self.allowed or name in owner.renewed or module is None or own_draw(module) is None:
+        if module is None or own_draw(module) is None:
             return None
         if not self._time_left or any(f.code == "learning-rate-too-high" for f in hub.journal.known()):
             return None  # steps as long as those that killed its units would kill them again
         owner.renewed.append(name)
-        start_afresh([module], [o.state for o in self._optimizers])
+        start_afresh([module], self._states)
         return f"gave `{name}` new weights by its own `reset_parameters` at step {hub.step}, and cleared its optimizer state"
 
     def factors(self, names: Iterable[str]) -> str | None:
@@ -97,8 +111,7 @@ class Renewal:
         for p in drawn:
             with torch.no_grad():
                 torch.nn.init.kaiming_uniform_(p, a=math.sqrt(5))
-            for optimizer in self._optimizers:
-                optimizer.state.pop(p, None)
+        forget(drawn, self._states)
         return f"drew {len(drawn)} of these weights as a linear layer does, at step {hub.step}" if drawn else None
 
     def judge(self) -> None:
@@ -107,7 +120,7 @@ class Renewal:
             return
         hub = self.owner.hub
         if self._shown is not None:
-            self._begin_anew(None)
+            self._draw(hub.module.modules(), None)
             return
         if self.tries >= TRIES or hub.step < max(YOUNG, 2 * self.asked_at):
             return
@@ -117,15 +130,20 @@ class Renewal:
             self.asked_at, self.tries = hub.step, self.tries + 1
             said = hub.trials.fresh_start(STEPS)
             if said:
-                self._begin_anew(said[0])
+                self._draw(hub.module.modules(), said[0])
             elif hub.trials.declined is not None:
                 self._by_what_was_measured()
 
     # ------------------------------------------------------------------ what speaks for it
 
     @property
-    def _optimizers(self) -> list[Optimizer]:
-        return [getattr(o, "optimizer", o) for o in self.owner.hub.readings.optimizers]
+    def _states(self) -> list[dict[Any, Any]]:
+        return [o.state for o in self.owner.hub.readings.optimizers]
+
+    @property
+    def _known(self) -> list[Finding]:
+        """What is known of a bad start, spoken of or not."""
+        return [f for f in self.owner.hub.journal.known() if f.code == "bad-initialization"]
 
     @property
     def _time_left(self) -> bool:
@@ -135,9 +153,8 @@ class Renewal:
     @property
     def _suspected(self) -> bool:
         hub = self.owner.hub
-        explained = hub.outcome.evidence.get("explained", math.nan) if hub.baseline is not None else math.nan
-        outgrown = explained >= LEARNT and not hub.gate_open
-        return not outgrown and any(f.code == "bad-initialization" for f in hub.journal.known())
+        outgrown = hub.explained >= LEARNT and not hub.gate_open
+        return not outgrown and bool(self._known)
 
     @property
     def _shown(self) -> Any:
@@ -150,19 +167,15 @@ class Renewal:
         hub = self.owner.hub
         if not hub.gate_open or hub.outcome.state not in ("never learned", "diverging", "stalled"):
             return
-        known = [f for f in hub.journal.known() if f.code == "bad-initialization"]
-        places = {place for f in known for place in f.where}
+        places = {place for f in self._known for place in f.where}
         found = [m for name, m in hub.module.named_modules() if name and name in places]
         if found:
             self._draw(found, None)
 
-    def _begin_anew(self, why: Conclusion | None) -> None:
-        self._draw(self.owner.hub.module.modules(), why)
-
     def _draw(self, modules: Iterable[Module], why: Conclusion | None) -> None:
         """Draw these anew, and tell it as the cause, with what a copy has shown where one was asked just now."""
         hub = self.owner.hub
-        count = start_afresh(modules, [o.state for o in self._optimizers])
+        count = start_afresh(modules, self._states)
         if not count:
             return
         level = hub.curve.level(min(20, hub.curve.n)) if hub.curve.n else math.nan

@@ -136,19 +136,6 @@ def test_start_afresh_draws_what_is_trained_and_forgets_its_optimizer_state():
     assert not optimizer.state
 
 
-class Scaled(Classifier):
-    """Inputs a thousand times too large, and plain gradient descent."""
-
-    def __init__(self) -> None:
-        super().__init__(mlp(width=32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-
-
 def far_off() -> Any:
     data = blobs()
     data.dataset.tensors[0].mul_(1000.0)  # type: ignore[attr-defined]
@@ -156,7 +143,7 @@ def far_off() -> Any:
 
 
 def test_standardised_inputs_meet_the_weights_that_no_step_has_moved():
-    module = Scaled()
+    module = Classifier(mlp(width=32), rate=0.05, optimizer="momentum")
     callbacks = [InputHealth(auto_remedy=True, standardize=True), PlateauWatch(auto_remedy=True)]
     report = watch(module, far_off(), *callbacks, max_steps=200, max_epochs=-1)
     assert any("standardised" in deed for deed in deeds(report, "unscaled-inputs"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -56,8 +55,7 @@ def judged(options: argparse.Namespace) -> Iterator[Verdict]:
 
 def _workers_as_usual() -> None:
     """Loaders in this process start their workers as the platform does, and not as this process was started."""
-    usual = "fork" if sys.platform == "linux" else None
-    multiprocessing.set_start_method(usual, force=True)
+    multiprocessing.set_start_method(None, force=True)
 
 
 def grid(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:

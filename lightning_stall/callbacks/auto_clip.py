@@ -17,6 +17,7 @@ from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHos
 from lightning_stall.measure.gradients import is_dtensor
 from lightning_stall.readings import GradientReading, StepReading
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
+from lightning_stall.remedies_inputs import RESCALED
 from lightning_stall.sinks import themes
 from lightning_stall.sinks.console import tell
 from lightning_stall.verdicts import clipping as clipped
@@ -24,7 +25,7 @@ from lightning_stall.verdicts.clipping import Pairs, Tightness, Watched
 
 TIGHT = "clipping-too-tight"
 # what another mends by other inputs or other weights: gradients have another size from then on
-ANOTHER = ("unscaled-inputs", "disparate-feature-scales", "bad-initialization")
+ANOTHER = (*RESCALED, "bad-initialization")
 LOST = 8  # steps in a row without finite gradients
 EARLY = 32  # the step until which these say something of how the run began
 MADE_SO = ("unstable-operation", "nonfinite-inputs", "corrupt-samples")  # what makes gradients non-finite without end
@@ -223,7 +224,7 @@ class AutoClip(StallCallback):
     def act(self) -> None:
         """Where the Trainer's limit is told to be too tight, loosen it; and forget the norms of what is no more."""
         hub, trainer = self.hub, self.hub.trainer
-        at = max(hub.mended.get(code, 0) for code in ANOTHER)
+        at = hub.mended_last(ANOTHER)
         if at > self._anew_at:
             self._anew_at = at
             self._watched.clear()  # each is made anew at its optimizer's next step

@@ -20,7 +20,7 @@ from lightning_stall.measure.batch_watch import BadBatch, BatchWatch, draws_at_r
 from lightning_stall.measure.batches import Field, fields
 from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
-from lightning_stall.remedies_inputs import InputFill, LeaveOut, Standardizer
+from lightning_stall.remedies_inputs import RESCALED, InputFill, LeaveOut, Standardizer
 from lightning_stall.sinks import themes
 from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
@@ -32,7 +32,6 @@ FITTED_ON = 8  # batches before a standardisation may be fitted
 LATELY = 20  # optimizer steps in which a thrown loss makes it look for outliers before the next check
 KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
 LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen, where epochs are endless
-SCALES = frozenset({"unscaled-inputs", "disparate-feature-scales"})
 STICKY = frozenset({"corrupt-samples", "unshuffled-data"})  # what was seen was there, though it may not come again
 NOW_AND_THEN = 8  # steps between gradient norms that are read for comparison alone
 LOOKED_AT = 64  # batches that are all looked at
@@ -350,15 +349,16 @@ class InputHealth(StallCallback):
     def finish(self) -> None:
         if self.hub.step:
             self.check()
-            self._say("too-little-data", too_little(self.watch, self._context(), self.validation.last))
-            self._take_back_uninformative()
+            context = self._context()
+            self._say("too-little-data", too_little(self.watch, context, self.validation.last))
+            self._take_back_uninformative(context.val_explained)
 
     def aborted(self, error: BaseException) -> None:
         self.check()
 
-    def _take_back_uninformative(self) -> None:
+    def _take_back_uninformative(self, found: float) -> None:
         """Samples that were not trained on have come to be predicted: the inputs do tell something of the targets."""
-        hub, code, found = self.hub, "uninformative-targets", self._context().val_explained
+        hub, code = self.hub, "uninformative-targets"
         told = any(f.code == code and f.speaks for f in hub.journal.findings)
         if told and found > MINDED and hub.outcome.evidence.get("explained", 0.0) > MINDED:
             said = (
@@ -408,7 +408,7 @@ class InputHealth(StallCallback):
             if code not in STICKY:
                 self.retract(code)
             return
-        if self.standardize and code in SCALES:
+        if self.standardize and code in RESCALED:
             remedy = self._fit(code, verdict.where[0].partition(":")[0])
         if code == "corrupt-samples" and self._remedy is not None and not self.hub.distributed:
             remedy = self._leave_out_such(verdict)

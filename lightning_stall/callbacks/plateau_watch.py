@@ -13,9 +13,11 @@ from torch import Tensor
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import LEFT_BEHIND, Overfitting, Plateau
 from lightning_stall.errors import require
+from lightning_stall.hub import MEDIOCRE
 from lightning_stall.measure.validation_watch import less_is_better
 from lightning_stall.outcome import LONG_ENOUGH, LossCurve
 from lightning_stall.remedies import WeightsSnapshot
+from lightning_stall.remedies_inputs import RESCALED
 from lightning_stall.sinks import themes
 from lightning_stall.sinks.console import tell
 
@@ -27,8 +29,6 @@ UNBEGUN = 0.1  # share of a constant predictor's loss that a run has explained w
 STEEP = 0.05  # share of what there was to gain that a run must still gain in its last quarter to be cut short
 PATIENT = 30  # the same where each such step is left out anyway
 THROWING = ("corrupt-samples", "exploding-gradients")  # what a remedy may end, and going back then undo
-HALF = 0.5  # share of a constant predictor's loss: what has learnt so much is not begun anew for other inputs
-RESCALED = ("unscaled-inputs", "disparate-feature-scales")  # and what weights learnt of other inputs is worth nothing
 TOO_SLOW = ("learning-rate-too-low", "clipping-too-tight")  # causes of a plateau that a lower rate makes worse
 THROWN = 3.0  # standard deviations over their robust kin, from which single values make the swings
 THREW = 0.2  # change of the weights in a step, over their size, that leaves nothing of how they began
@@ -496,12 +496,12 @@ class PlateauWatch(StallCallback):
         if hub.mended.get("bad-initialization", 0) > max(self.good.step, self.mended_at):
             self._forget_the_past()
             return True
-        at = max(hub.mended.get(code, 0) for code in (*THROWING, *RESCALED))
+        at = hub.mended_last((*THROWING, *RESCALED))
         if at <= self.mended_at:
             return False
         first = self._beginning
-        learnt = hub.outcome.evidence.get("explained", 0.0) >= HALF
-        if first is not None and not learnt and at in [hub.mended.get(code) for code in RESCALED]:
+        learnt = hub.outcome.evidence.get("explained", 0.0) >= MEDIOCRE  # so much is not begun anew for other inputs
+        if first is not None and not learnt and at == hub.mended_last(RESCALED):
             self._begin_rescaled(at, first)
             return True
         self.mended_at = at

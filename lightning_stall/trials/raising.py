@@ -47,7 +47,7 @@ class RateHelp:
     def heed(self) -> None:
         """Raise the rate to what a trial on a copy has learnt by, whoever asked for it."""
         owner, hub = self.owner, self.owner.hub
-        if owner.climb.raised_at or owner.climb.ended or self._to_begin_anew or not hub.gate_open:
+        if self._settled or not hub.gate_open:
             return
         told = (f for f in reversed(hub.journal.findings) if f.code == "learning-rate-too-low")
         tried = next((f for f in told if f.evidence.get("trial", 0.0) > 0 and f.evidence.get("factor", 0.0) > 1), None)
@@ -56,7 +56,7 @@ class RateHelp:
 
     def act(self, ratio: float) -> None:
         """Raise a rate that is too low, unless it is a limit that makes it so, and that has just been loosened."""
-        if not self.owner.hub.gate_open or self.owner.climb.raised_at or self.owner.climb.ended or self._to_begin_anew:
+        if self._settled or not self.owner.hub.gate_open:
             return
         limit = self._limit
         if limit is None or not self._to_be_loosened:
@@ -80,9 +80,11 @@ class RateHelp:
         return bool(loosens and hub.trainer.gradient_clip_val and hub.step < mended + self.owner.climb.cooldown)
 
     @property
-    def _to_begin_anew(self) -> bool:
-        """Whether another is about to ask whether other first weights learn at the rate as it is."""
-        return any(getattr(m, "may_begin_anew", False) and not m.failed for m in self.owner.hub.members)
+    def _settled(self) -> bool:
+        """Whether the rate has been raised already, or another is about to ask whether other first weights learn by it."""
+        climb = self.owner.climb
+        anew = any(getattr(m, "may_begin_anew", False) and not m.failed for m in self.owner.hub.members)
+        return bool(climb.raised_at or climb.ended or anew)
 
     def _tried(self, ratio: float, limit: Finding | None) -> float | None:
         """How many times a copy bore the rate; where it learnt as it is, the user's own limit is what it was rid of."""
@@ -101,7 +103,7 @@ class RateHelp:
     def early(self) -> None:
         """Once, where nothing has been gained at an unusual rate: ask a copy before there is a verdict on the run."""
         hub = self.owner.hub
-        if self.owner.climb.raised_at or self.owner.climb.ended or self._to_begin_anew:
+        if self._settled:
             return
         if hub.trials is None or not hub.nothing_yet or not hub.trials.ready or not self.owner.medians:
             return

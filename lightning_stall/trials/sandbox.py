@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_stall.measure.gradients import is_dtensor
-from lightning_stall.remedies_start import start_afresh
+from lightning_stall.remedies_start import draw_anew
 
 SEED = 2_147_483_629  # of every fit, so that all draw the same dropout masks
 STEPS_OF_THEIR_OWN = ("optimizer_step", "optimizer_zero_grad", "backward")
@@ -146,10 +146,10 @@ class Sandbox:
 
     def forget(self) -> None:
         """Start anew: weights as the layers' own initialisation draws them, the optimizer without a past."""
-        start_afresh(self.module.modules(), [self.optimizer.state])
+        drawn = {p for module in draw_anew(self.module.modules()) for p in module.parameters(recurse=False)}
         with torch.no_grad():
             for p in self.module.parameters():
-                if p.is_floating_point() and not bool(p.isfinite().all()):
+                if p not in drawn and p.is_floating_point() and not bool(p.isfinite().all()):
                     p.normal_(0.0, 0.02)
             for _, b in self.module.named_buffers():
                 if b.is_floating_point() and not bool(b.isfinite().all()):

@@ -316,8 +316,8 @@ def put_back(names: Sequence[str], step: int) -> Verdict | None:
         return None
     return Verdict(
         STALE,
-        f"The running statistics of `{names[0]}`{f' and {len(names) - 1} more' if len(names) > 1 else ''} are put back to their start before validation (step {step}): "
-        "evaluation normalises by mean 0 and variance 1, whatever the training has seen.",
+        f"The running statistics of {_list(names)} are put back to their start before validation (step {step}): evaluation "
+        "normalises by mean 0 and variance 1, whatever the training has seen.",
         "Leave them as training has made them, or estimate them anew before they are used:\n\n"
         "    layer.reset_running_stats()\n    with torch.no_grad():\n        for x, _ in train_loader:\n            model(x)"
         "  # in training mode",

@@ -84,10 +84,7 @@ Several labels a sample: `nn.BCEWithLogitsLoss()` instead of a cross-entropy.
 
 
 def class_imbalance(
-    counts: Sequence[float],
-    predicted: Sequence[float],
-    weighted: bool,
-    settled: bool = False,
+    counts: Sequence[float], predicted: Sequence[float], weighted: bool, settled: bool = False
 ) -> Verdict | None:
     """One class outweighs the others and the model names it alone; silent where the loss is weighted.
 

@@ -234,3 +234,29 @@ class Bag(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         kept = (ids > 0).float()[..., None]
         return self.head((self.words(ids) * kept).sum(1) / kept.sum(1).clamp(min=1))
+
+
+class Gcn(LightningModule):
+    """Two graph convolutions over the whole graph; a batch is a set of nodes to be scored."""
+
+    def __init__(
+        self, adjacency: Tensor, x: Tensor, dropout: float = 0.0, decay: float = 1e-4, log: str = "loss"
+    ) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", adjacency)
+        self.register_buffer("x", x)
+        self.one, self.two = nn.Linear(12, 24), nn.Linear(24, 4)
+        self.dropout, self.decay, self.log_name = dropout, decay, log
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        h = F.dropout(torch.relu(self.one(self.adjacency @ self.x)), self.dropout, self.training)
+        return self.two(self.adjacency @ h)[nodes]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        nodes, label = batch
+        loss = F.cross_entropy(self(nodes), label)
+        self.log(self.log_name, loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2, weight_decay=self.decay)

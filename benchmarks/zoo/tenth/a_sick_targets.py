@@ -13,6 +13,7 @@ from benchmarks.zoo.data import accuracy, digits, generator, predict, r2
 from benchmarks.zoo.tenth.a_common import (
     Bag,
     Conv,
+    Gcn,
     Listener,
     Plain,
     Records,
@@ -319,29 +320,6 @@ def two_exports(seed: int) -> Training:
     return tickets(seed, False)
 
 
-class Gcn(LightningModule):
-    """Two graph convolutions over the whole graph; a batch is a set of nodes to be scored."""
-
-    def __init__(self, adjacency: Tensor, x: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("adjacency", adjacency)
-        self.register_buffer("x", x)
-        self.one, self.two = nn.Linear(12, 24), nn.Linear(24, 4)
-
-    def forward(self, nodes: Tensor) -> Tensor:
-        h = torch.relu(self.one(self.adjacency @ self.x))
-        return self.two(self.adjacency @ h)[nodes]
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        nodes, label = batch
-        loss = F.cross_entropy(self(nodes), label)
-        self.log("node_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-2, weight_decay=1e-4)
-
-
 def papers(seed: int, aligned: bool) -> Training:
     """Node labels drawn up under another numbering of the nodes than the edges are."""
     graph = community(seed, nodes=600)
@@ -354,7 +332,7 @@ def papers(seed: int, aligned: bool) -> Training:
     def score(m: LightningModule) -> float:
         return accuracy(predict(m, test), graph.y[test])
 
-    return Training(Gcn(graph.adjacency, graph.x), train, score, trainer={"max_epochs": 25})
+    return Training(Gcn(graph.adjacency, graph.x, log="node_loss"), train, score, trainer={"max_epochs": 25})
 
 
 @sick("ta-node-numbering", "graphs", "uninformative-targets", twin=lambda seed: papers(seed, True))

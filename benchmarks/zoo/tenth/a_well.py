@@ -15,6 +15,7 @@ from benchmarks.zoo.case import Training, well
 from benchmarks.zoo.data import Split, accuracy, characters, digits, generator, motifs, predict, table
 from benchmarks.zoo.tenth.a_common import (
     Bag,
+    Gcn,
     Items,
     Listener,
     Plain,
@@ -261,28 +262,6 @@ def writer(seed: int) -> Training:
     return Training(Writer(text.symbols, 6 * len(train)), train, score, trainer={"max_epochs": 6})
 
 
-class Nodes(LightningModule):
-    """Two graph convolutions."""
-
-    def __init__(self, adjacency: Tensor, x: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("adjacency", adjacency)
-        self.register_buffer("x", x)
-        self.one, self.two = nn.Linear(12, 24), nn.Linear(24, 4)
-
-    def forward(self, nodes: Tensor) -> Tensor:
-        h = F.dropout(torch.relu(self.one(self.adjacency @ self.x)), 0.3, self.training)
-        return self.two(self.adjacency @ h)[nodes]
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("loss", loss, on_epoch=True, on_step=False)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-2, weight_decay=5e-4)
-
-
 @well("ta-well-communities", "graphs")
 def communities(seed: int) -> Training:
     graph = community(seed, nodes=600)
@@ -291,7 +270,7 @@ def communities(seed: int) -> Training:
     test = rest.nonzero()[:, 0]
     train = loader(graph.known, graph.y[graph.known], batch=300)
     return Training(
-        Nodes(graph.adjacency, graph.x),
+        Gcn(graph.adjacency, graph.x, dropout=0.3, decay=5e-4),
         train,
         lambda m: accuracy(predict(m, test), graph.y[test]),
         trainer={"max_epochs": 80, "log_every_n_steps": 1},
