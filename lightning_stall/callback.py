@@ -106,6 +106,11 @@ class StallCallback(LightningCallback):
         self._restored: dict[str, Any] | None = None
         self.verbs = frozenset(v for v in VERBS if getattr(type(self), v) is not getattr(StallCallback, v))
 
+    @property
+    def rare(self) -> frozenset[str]:
+        """Verbs that do nothing on quiet steps (see `Hub.quiet`), as things stand once the run is no longer young."""
+        return frozenset()
+
     # ------------------------------------------------------------------ verbs, for subclasses
 
     def begin(self) -> None:

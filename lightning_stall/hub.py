@@ -89,6 +89,8 @@ class Hub:
         self._module = weakref.ref(module)
         self.members: list[StallCallback] = []
         self._calls: dict[str, list[tuple[StallCallback, Any]]] = {}  # verb -> who has it, and what to call
+        self._quiet_calls: dict[str, list[tuple[StallCallback, Any]]] = {}  # the same on quiet steps
+        self.quiet = False  # no check, no early step, not the one after a check, and all numbers known so far finite
         self._reads_norms = self._reads_updates = True
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
@@ -174,6 +176,7 @@ class Hub:
         member.rest(driver=not hub.members)
         hub.members.append(member)
         hub._calls.clear()
+        hub._quiet_calls.clear()
         return hub
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -254,11 +257,15 @@ class Hub:
         if self.checking and self.step > self._checked_at:
             self._checked_at = self.step
             self.checks += 1
+        self.quiet = self.step > self._checked_at + 1 and self.here > LOOK_AT_LABELS + 1
         self.readings.new_batch()
         self._each("before_batch", batch, batch_idx)
 
     def before_backward(self, loss: Tensor) -> None:
         self._own(self._read_loss, loss)
+        here = self.readings.loss_here
+        if here is not None and not math.isfinite(here):
+            self.quiet = False
         self._each("before_backward", loss)
 
     def after_backward(self) -> None:
@@ -266,7 +273,9 @@ class Hub:
         self._each("after_backward")
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx, self._measuring)
+        known = self._own(self.readings.post, optimizer, self.step, self.epoch, self.batch_idx, self._measuring)
+        if known is not None and not math.isfinite(known):
+            self.quiet = False
         if self.checking and self._reads_updates:
             self._own(self.readings.sample_weights, optimizer)
         self._each("before_step", optimizer)
@@ -443,6 +452,16 @@ class Hub:
         """Whether somebody reads this step's gradients."""
         return self._reads_norms or self.checking or self.here <= LOOK_AT_LABELS
 
+    def _without_rare(self) -> dict[str, list[tuple[StallCallback, Any]]]:
+        """Whom to call on quiet steps: not those whose verb, by its own word, does nothing then. A subclass's own does."""
+        rare = {id(m): m.rare for m in self.members}
+
+        def called(member: StallCallback, verb: str) -> bool:
+            own = getattr(type(member), verb)
+            return verb not in rare[id(member)] or not own.__module__.startswith("lightning_stall.")
+
+        return {verb: [(m, call) for m, call in calls if called(m, verb)] for verb, calls in self._calls.items()}
+
     def _verbs(self) -> set[str]:
         return set().union(*(m.verbs for m in self.members))
 
@@ -601,7 +620,7 @@ class Hub:
         return known < UNLEARNT if self.curve.n >= LONG_ENOUGH else known < LOST and self.curve.n > FEW_STEPS
 
     def _check(self) -> None:
-        self.readings.forget_rates()
+        self.readings.look_again()
         for member in self.members:
             if due(self.step, member.every):
                 self.guard(member, "check")
@@ -682,7 +701,10 @@ class Hub:
     def _each(self, verb: str, *args: Any) -> None:
         if not self._calls:
             self._every()
-        for member, call in self._calls.get(verb, ()):
+        calls = self._calls
+        if self.quiet:
+            calls = self._quiet_calls = self._quiet_calls or self._without_rare()
+        for member, call in calls.get(verb, ()):
             if member.failed and verb != "detach":
                 continue
             try:

@@ -293,7 +293,8 @@ class _Shape:
         late, before = fmean(curve.means[-quarter:]), fmean(curve.means[-2 * quarter : -quarter])
         noise = curve.noise(slice(-2 * quarter, None))
         steps = quarter * curve.width
-        level = min(late, curve.level(max(8, n // 10))) if late < before else curve.level(max(8, n // 10))
+        lately = curve.level(max(8, n // 10))
+        level = min(late, lately) if late < before else lately
         span = min(bins, max(1, bins // 16, math.ceil(5 / curve.width)))
         sums = list(itertools.accumulate(curve.means, initial=0.0))
         best = min(b - a for a, b in zip(sums, sums[span:], strict=False)) / span

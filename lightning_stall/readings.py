@@ -22,8 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_stall.measure.gradients import (
+    are_small,
     gradient_norms,
     is_dtensor,
+    norms_of_small,
     norms_on_host,
     shard_copies,
     stored,
@@ -94,7 +96,10 @@ class StepReading(NamedTuple):
     @property
     def loss(self) -> float | None:
         """Mean loss over the micro-batches; None where no backward of ours was seen."""
-        return sum(self.losses) / len(self.losses) if self.losses else None
+        losses = self.losses
+        if len(losses) == 1:  # nearly always, and asked by several a step
+            return losses[0]
+        return sum(losses) / len(losses) if losses else None
 
 
 @dataclass
@@ -104,6 +109,7 @@ class _Table:
     params: list[Parameter]
     names: list[str]
     size: int
+    small: bool  # see `are_small`
 
 
 class _Mail:
@@ -240,11 +246,12 @@ class Readings:
         """Norms of this optimizer's gradients; measured by the first who asks after a backward pass."""
         key = id(optimizer)
         if key not in self._cache:
-            params = self.table(optimizer).params
-            grads = [p.grad for p in params]
-            values = norms_on_host(grads) if self.scaler is None and self.copies is None else None
-            norms = gradient_norms(grads, copies=self.copies) if values is None else None
-            if norms is not None:
+            table = self.table(optimizer)
+            params, values, norms = table.params, None, None
+            if self.scaler is None and self.copies is None:
+                values = norms_of_small(params) if table.small else norms_on_host(p.grad for p in params)
+            if values is None:
+                norms = gradient_norms([p.grad for p in params], copies=self.copies)
                 if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
                     norms = norms / self.scaler._scale  # a fused optimizer unscales inside its own step
                 values = norms.tolist() if norms.device.type == "cpu" else None
@@ -262,35 +269,41 @@ class Readings:
             position = {id(p): i for i, p in enumerate(self.module.parameters())}
             last = len(position)
             params.sort(key=lambda p: (self.order.get(id(p), last), position.get(id(p), last)))
-            table = _Table(params, [names.get(id(p), f"parameter {i}") for i, p in enumerate(params)], size)
+            known = [names.get(id(p), f"parameter {i}") for i, p in enumerate(params)]
+            table = _Table(params, known, size, are_small(params))
             self._tables[id(optimizer)] = table
         return table
 
-    def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int, measure: bool = True) -> None:
-        """Send this step's numbers to the host, without waiting for them. Not told to `measure`, without gradients."""
+    def post(self, optimizer: Optimizer, step: int, epoch: int, batch_idx: int, measure: bool = True) -> float | None:
+        """Send this step's numbers to the host, without waiting for them. Not told to `measure`, without gradients.
+
+        Returns the total norm where the host has it already.
+        """
         reading = self.gradients(optimizer) if measure else NOT_MEASURED
         index = next((i for i, o in enumerate(self.optimizers) if o is optimizer), 0)
-        about = (step, epoch, batch_idx, index, self._tables[id(optimizer)].names if measure else [])
+        names = self._tables[id(optimizer)].names if measure else []
         first, rate, scaled = index not in self._posted, self._rate(optimizer), self.scaler is not None
         losses, partial, undivided = self._losses, self._partial, self.accumulate
+        self._posted.add(index)
+        self._losses, self._partial = [], []
 
         def read(losses: list[float], partial: list[float], total: float, norms: list[float]) -> StepReading:
             whole = tuple(losses) if undivided == 1 else tuple(v * undivided for v in losses)
-            return StepReading(*about, norms, total, whole, tuple(partial), rate, first, scaled)
-
-        def unpack(numbers: list[float]) -> StepReading:
-            a, b = len(losses), len(losses) + len(partial)
-            return read(numbers[:a], numbers[a:b], numbers[b], numbers[b + 1 :])
-
-        self._posted.add(index)
-        self._losses, self._partial = [], []
-        if reading.values is not None and all(map(_on_host, (*losses, *partial))):  # nothing to wait for
-            total = math.nan if reading.known is None or not measure else reading.known
-            self._mail.queue.append(
-                read([float(v) for v in losses], [float(v) for v in partial], total, reading.values)
+            return StepReading(
+                step, epoch, batch_idx, index, names, norms, total, whole, tuple(partial), rate, first, scaled
             )
-        else:
-            self._mail.post(_packed([*losses, *partial], reading), unpack)
+
+        if reading.values is not None and all(map(_on_host, losses)) and all(map(_on_host, partial)):
+            known = reading.known if measure else None  # nothing to wait for
+            numbers = [float(v) for v in losses], [float(v) for v in partial]
+            self._mail.queue.append(read(*numbers, math.nan if known is None else known, reading.values))
+            return known
+        count, whole = len(losses), len(losses) + len(partial)
+        self._mail.post(
+            _packed([*losses, *partial], reading),
+            lambda found: read(found[:count], found[count:whole], found[whole], found[whole + 1 :]),
+        )
+        return None
 
     def _rate(self, optimizer: Optimizer) -> float:
         """The largest learning rate of the groups. A tensor rate on an accelerator is read once (it would wait)."""
@@ -343,9 +356,11 @@ class Readings:
         moved = [r for r in self.update_ratios().values() if 0 < r < math.inf]
         return median(moved) if moved else math.nan
 
-    def forget_rates(self) -> None:
-        """Read tensor rates anew at the next step (called at checks, where a wait is allowed)."""
+    def look_again(self) -> None:
+        """Read tensor rates anew at the next step, and ask again what kind of tensors weights are (called at checks)."""
         self._rates.clear()
+        for table in self._tables.values():
+            table.small = are_small(table.params)
 
 
 def _on_host(value: Tensor | float) -> bool:

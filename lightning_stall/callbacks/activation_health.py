@@ -125,6 +125,10 @@ class ActivationHealth(StallCallback):
             self.starts = starts(hub.module)
         self._looked_at_validation = False
 
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset({"before_backward"})
+
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
         if not hub.checking:

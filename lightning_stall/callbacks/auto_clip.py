@@ -134,6 +134,10 @@ class AutoClip(StallCallback):
             if hasattr(optimizer, "register_step_post_hook"):
                 self._hooks.append(optimizer.register_step_post_hook(self._step_used))
 
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset({"after_backward"} if self._buffers is not None else {"before_batch", "after_backward"})
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if not self._watched and self._buffers is None:  # the first batch: all callbacks have joined by now
             others = [m for m in self.hub.members if m is not self and "nonfinite-gradients" in m.codes]

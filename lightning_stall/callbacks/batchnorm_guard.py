@@ -128,6 +128,12 @@ class BatchNormBatchSizeGuard(StallCallback):
             self._instead.install()
         self._tell_conversion()
 
+    @property
+    def rare(self) -> frozenset[str]:
+        if not self.seen.layers:
+            return frozenset({"before_batch", "before_backward", "step_end", "micro_batch_end"})
+        return frozenset({"before_backward", *(() if self.auto_remedy else ("step_end", "micro_batch_end"))})
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if not self.seen.layers:
             return

@@ -148,6 +148,11 @@ class DataStarvationMonitor(StallCallback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.run.new_epoch()
 
+    @property
+    def rare(self) -> frozenset[str]:
+        gapless = self.run.gaps is None  # no accelerator whose idle time is to be measured
+        return frozenset({"before_batch", "step_end", "micro_batch_end"}) if gapless else frozenset()
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         self.run.batch_starts()
 

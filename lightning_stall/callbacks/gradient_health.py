@@ -106,6 +106,10 @@ class GradientHealth(StallCallback):
         if self.auto_remedy:
             self._buffers = BufferSnapshot([m for _, m in batchnorm_layers(self.hub.module)])
 
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset() if self.auto_remedy else frozenset({"before_batch", "before_backward", "before_step"})
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         if self._buffers is not None and self.hub.readings.window_starts:
             self._buffers.take()
@@ -234,8 +238,9 @@ class GradientHealth(StallCallback):
 
     def _observe_finite(self, reading: StepReading) -> bool:
         """Whether this step is made of numbers; tells it where not."""
-        bad_losses = [i for i, v in enumerate(reading.losses) if not math.isfinite(v)]
-        bad_params = []
+        bad_losses, bad_params = [], []
+        if not all(map(math.isfinite, reading.losses)):
+            bad_losses = [i for i, v in enumerate(reading.losses) if not math.isfinite(v)]
         if not math.isfinite(reading.total_norm):
             bad_params = [n for n, v in zip(reading.names, reading.norms, strict=True) if not math.isfinite(v)]
         if not bad_losses and not bad_params:

@@ -119,6 +119,7 @@ class InputHealth(StallCallback):
         self.ratio = math.nan  # change of the weights in a step, over their size
         self._fields: list[Field] | None = None  # of the present batch, once they were asked for
         self._measured = True  # this batch, already
+        self._on_host = False  # the model, at the last check
         self._measured_step = 0
         self._validates = False  # on one set
         self._first_epoch: int | None = None  # the first that this fit trains in
@@ -153,6 +154,7 @@ class InputHealth(StallCallback):
         hub, watch = self.hub, self.watch
         if self._first_epoch is None:
             self._first_epoch = hub.epoch
+        self._on_host = hub.module.device.type == "cpu" if hub.checking else self._on_host
         # what the training step does to a list of tensors is seldom anything
         self._fields, self._measured = None if type(batch) in (list, tuple) else fields(batch), False
         if hub.checking or not self._losses:
@@ -185,9 +187,8 @@ class InputHealth(StallCallback):
 
     def _looks_now(self) -> bool:
         """Whether this batch is looked at before its forward pass; where the host has its loss, that may tell later."""
-        hub = self.hub
-        known = hub.module.device.type == "cpu" and self._backward_seen and len(self._losses) >= ENOUGH_LOSSES
-        return self._now_and_then or not known or self.watch.batches < LOOKED_AT
+        known = self._on_host and self._backward_seen and len(self._losses) >= ENOUGH_LOSSES
+        return not known or self.watch.batches < LOOKED_AT or self._now_and_then
 
     @property
     def _now_and_then(self) -> bool:
@@ -196,10 +197,11 @@ class InputHealth(StallCallback):
 
     def _loss_is_odd(self) -> bool:
         """Whether the loss of this micro-batch is none of those that the last steps had, of which some are beyond all."""
-        loss = self.hub.readings.loss_here
+        readings = self.hub.readings
+        loss = readings.loss_here
         if loss is None:
             return True
-        loss *= self.hub.readings.accumulate
+        loss *= readings.accumulate
         if self.hub.step < self._usual_until and self._usual[0] <= loss <= self._usual[1]:
             return False
         last = sorted(v for _, v in list(self._losses)[-ENOUGH_LOSSES:] if math.isfinite(v))
@@ -289,10 +291,11 @@ class InputHealth(StallCallback):
             self._harmed = True
 
     def observe(self, reading: StepReading) -> None:
-        if reading.loss is not None:
-            if len(self._first_losses) < 8 and math.isfinite(reading.loss):
-                self._first_losses.append(reading.loss)
-            self._losses.append((reading.step, reading.loss))
+        loss = reading.loss
+        if loss is not None:
+            if len(self._first_losses) < 8 and math.isfinite(loss):
+                self._first_losses.append(loss)
+            self._losses.append((reading.step, loss))
         # one that nobody has read is no number, as the one of a step that was spoilt is
         if len(reading.norms) and (not self._norms or self._norms[-1][0] < reading.step):
             self._norms.append((reading.step, reading.total_norm))

@@ -103,6 +103,10 @@ class LossCheck(StallCallback):
             self.missed = {code: 0 for code in self.codes if code in self.hub.journal.told}
         self._watch = None if compiled(self.hub.module) else Watch(self.hub.module)
 
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset({"before_batch", "before_backward", "before_step", "step_end", "micro_batch_end"})
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         self.looked = 0
         if not self.hub.checking:

@@ -30,7 +30,7 @@ from lightning_stall.verdicts.inputs import Verdict
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 
 _KEPT = (  # in a checkpoint
-    *("largest_early", "top_rate", "rate", "scheduled", "alive_until", "level_then", "steps_seen", "growth", "lowest"),
+    *("largest_early", "top_rate", "rate", "scheduled", "alive_until", "steps_seen", "growth", "lowest"),
     *("medians", "cosines", "first_norms"),
 )
 
@@ -81,7 +81,6 @@ class OptimizerHealth(StallCallback):
         self.rate = 0.0  # the effective one
         self.scheduled = 0.0  # the schedule's own
         self.alive_until = 0  # the last step with a rate above schedules.DEAD of its height
-        self.level_then = math.nan  # smoothed loss at that step
         self.ratios: dict[str, float] = {}
         self.medians: list[float] = []  # median update-to-weight ratio of the last checks
         self.by_group: dict[int, tuple[float, float]] = {}  # the last of each parameter group, and its share of weights
@@ -133,6 +132,10 @@ class OptimizerHealth(StallCallback):
                 self._hooks.append(optimizer.register_step_post_hook(self._step_made))
         if self.auto_remedy:
             self.hub.rate.set(self.state_key, self.climb.factor)
+
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset({"before_backward", "after_backward", "before_step", "step_end"})
 
     def before_backward(self, loss: Tensor) -> None:
         hub = self.hub
@@ -204,25 +207,24 @@ class OptimizerHealth(StallCallback):
             self._before = []
 
     def observe(self, reading: StepReading) -> None:
+        hub, rate, loss = self.hub, reading.rate, reading.loss
         self.steps_seen += 1
-        if reading.step - self.hub.begun_at <= LOOK:
+        if reading.step - hub.begun_at <= LOOK:
             self._sloped.update(n for n, norm in zip(reading.names, reading.norms, strict=True) if norm != 0)
-        self.rate = reading.rate
-        factor = self.hub.rate.factor
-        self.scheduled = (
-            reading.rate / factor if factor > 0 else reading.rate
-        )  # what we did to it is no schedule's doing
-        self.top_rate = max(self.top_rate, self.scheduled)
-        if self.scheduled > schedules.DEAD * self.top_rate:
+        self.rate = rate
+        factor = hub.rate.factor
+        self.scheduled = scheduled = rate / factor if factor > 0 else rate  # what we did to it is no schedule's doing
+        if scheduled > self.top_rate:
+            self.top_rate = scheduled
+        if scheduled > schedules.DEAD * self.top_rate:
             self.alive_until = reading.step
-            self.level_then = self.hub.curve.level(20) if self.hub.curve.n else math.nan
-        if reading.loss is not None and math.isfinite(reading.loss) and not self.hub.distributed:
-            self._grow([reading.loss])
+        if loss is not None and math.isfinite(loss) and not hub.distributed:
+            self._grow(loss, loss)
 
-    def _grow(self, losses: Sequence[float]) -> None:
-        self.lowest = min(self.lowest, *losses)
+    def _grow(self, least: float, last: float) -> None:
+        self.lowest = min(self.lowest, least)
         if self.lowest > 0:
-            self.growth = losses[-1] / self.lowest
+            self.growth = last / self.lowest
 
     def check(self) -> None:
         self._read()
@@ -238,7 +240,7 @@ class OptimizerHealth(StallCallback):
     def judged(self) -> None:
         hub = self.hub
         if hub.distributed and hub.curve.recent:
-            self._grow(hub.curve.recent)  # the mean of all ranks
+            self._grow(min(hub.curve.recent), hub.curve.recent[-1])  # the mean of all ranks
         self.help.judge()
         if hub.outcome.bad:
             self._judge_rate()

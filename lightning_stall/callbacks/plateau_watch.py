@@ -182,6 +182,10 @@ class PlateauWatch(StallCallback):
     def epoch_end(self) -> None:
         self.fresh = True
 
+    @property
+    def rare(self) -> frozenset[str]:
+        return frozenset({"before_batch"} if self.monitor is None else ())
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         # a module may log in its own on_train_epoch_end, which runs after every callback's: look one batch later
         if self.fresh and self.monitor is not None:
@@ -276,12 +280,12 @@ class PlateauWatch(StallCallback):
         hub = self.hub
         outcome, e = hub.outcome, hub.outcome.evidence
         verdicts = {
-            "never learned": ("never-learned", self._never_learned(e)),
-            "diverging": ("loss-diverging", self._diverging(e)),
-            "oscillating": ("loss-oscillating", self._oscillating(e)),
-            "stalled": ("loss-plateau", self._stalled(e)),
+            "never learned": ("never-learned", self._never_learned),
+            "diverging": ("loss-diverging", self._diverging),
+            "oscillating": ("loss-oscillating", self._oscillating),
+            "stalled": ("loss-plateau", self._stalled),
         }
-        for state, (code, summary) in verdicts.items():
+        for state, (code, say) in verdicts.items():
             if outcome.state != state:
                 self.retract(code)
                 continue
@@ -290,7 +294,7 @@ class PlateauWatch(StallCallback):
             young = state == "never learned" and not hub.ending and hub.curve.n < COMING * hub.curve.horizon < math.inf
             waits = state == "oscillating" and hub.schedule_waits
             severity: Literal["info", "warning"] = "info" if state == "stalled" or young or waits else "warning"
-            self.tell(code, summary, severity=severity, evidence=e, where=[self.monitor or "training loss"])
+            self.tell(code, say(e), severity=severity, evidence=e, where=[self.monitor or "training loss"])
 
     def _stop(self, name: str) -> str | None:
         """End a run whose validation has only worsened, with the weights of its best one; what was done."""

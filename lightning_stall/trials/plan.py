@@ -59,6 +59,8 @@ class Trials:
     hopeless: bool = False  # the last occasion had no arm that won
     began: float = field(default_factory=time.perf_counter)
     pairing: PairingWatch = field(init=False)
+    _asleep: Any = None  # the verdict by which no batch is kept
+    _wakes_at: float = 0.0  # optimizer step from which on one may be kept all the same
 
     def __post_init__(self) -> None:
         self.pairing = PairingWatch(self)
@@ -68,15 +70,16 @@ class Trials:
     def keep(self, batch: Any, index: int) -> None:
         """A batch is about to be trained on: keep it while the run is young or fares badly."""
         hub = self.hub
-        if hub.distributed:
-            return  # declined anyway
+        if hub.distributed or (hub.outcome is self._asleep and hub.step < self._wakes_at):
+            return  # declined anyway, or none is wanted until there is another verdict
         ends = (
             hub.mediocre or hub.half_way or hub.settled_badly
         ) and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
         asked = ends or (hub.baseline is None and self.pairing.open)
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
-        elif self.kept.queue:
+        else:
+            self._asleep, self._wakes_at = hub.outcome, hub.curve.horizon - 2 * KEEP
             self.kept.clear()
 
     @property
