@@ -374,12 +374,12 @@ def _packed(losses: Sequence[Tensor | float], reading: GradientReading) -> Tenso
     home = reading.norms.device if measured else next(elsewhere)
     numbers = [*losses, reading.total if measured else math.nan]
     there = [
-        v.to(home, torch.float32, non_blocking=True)
+        v.to(home, torch.float32, non_blocking=True).view(1)
         if isinstance(v, Tensor)
-        else torch.full((), v, device=home, dtype=torch.float32)
+        else torch.full((1,), v, device=home, dtype=torch.float32)
         for v in numbers
     ]
-    return torch.cat([torch.stack(there), reading.norms]) if measured else torch.stack(there)
+    return torch.cat([*there, reading.norms] if measured else there)
 
 
 def planned_steps(trainer: Any) -> float:

@@ -18,6 +18,7 @@ NO_LIMIT = 2.0**126  # a norm that no run has; infinity would make NaN where two
 LEAP = 10.0  # times the usual norm: where a step is cut while the rule still warms up
 ENTRY = 100.0  # times the limit: the most that one step counts for in the history, so that no outlier can own it
 OFTEN = 64  # norms kept, up to which the percentile is taken anew at each step
+SHARE = 16  # with more, it is once new ones are more than one in so many of them
 EARLY = 10  # norms in which a far outlier, which may have come first, is brought back to `LEAP * ENTRY` times the least
 ALPHA = 0.97  # how much of the running mean a step keeps (ZClip's value): it reaches back about 33 steps
 
@@ -28,7 +29,7 @@ class PercentileOnHost:
     During the first `warmup` norms the limit is `LEAP` times their (lower) median, and what is above it is cut to the
     median itself. A norm that is zero or not finite is not kept. While up to `OFTEN` norms are kept the percentile is
     taken at each; with more it hardly moves from one to the next, and is taken once as many new ones have come as a
-    share of `1 / OFTEN` of them.
+    share of `1 / SHARE` of them.
 
     Args:
         size: norms kept.
@@ -56,7 +57,7 @@ class PercentileOnHost:
         """The limit once this norm is known."""
         self.fresh.append(total)
         self.seen += 1
-        if len(self.fresh) * OFTEN <= len(self.recent):
+        if not _due(len(self.fresh), len(self.recent)):
             return self.limit
         for value in self.fresh:
             self._enter(min(value, self.limit * ENTRY))
@@ -104,7 +105,7 @@ class PercentileOnDevice:
     def __init__(self, size: int, percentile: float, warmup: int, device: torch.device) -> None:
         self.size, self.share, self.warmup = size, percentile / 100, warmup
         self.ring = torch.full((size,), NO_LIMIT, device=device, dtype=torch.float32)
-        self.fresh = torch.zeros(size // OFTEN + 1, device=device, dtype=torch.float32)  # not yet in the ring
+        self.fresh = torch.zeros(size // SHARE + 1, device=device, dtype=torch.float32)  # not yet in the ring
         self.limit = torch.full((), NO_LIMIT, device=device, dtype=torch.float32)
         self.seen = 0
         self.waiting = 0  # how many are fresh
@@ -115,7 +116,7 @@ class PercentileOnDevice:
         self.fresh[self.waiting].copy_(total)
         self.waiting += 1
         self.seen += 1
-        if self.waiting * OFTEN > min(self.seen - self.waiting - self.start, self.size):
+        if _due(self.waiting, min(self.seen - self.waiting - self.start, self.size)):
             self._enter()
         if self.seen < self.warmup:
             return torch.where(total > self.limit, self.limit / LEAP, self.limit)
@@ -165,6 +166,11 @@ class PercentileOnDevice:
         self.waiting = len(fresh)
         self.fresh[: self.waiting] = torch.tensor(fresh, dtype=torch.float32).to(self.ring.device)
         self.start = self.seen - len(norms) - self.waiting
+
+
+def _due(fresh: int, kept: int) -> bool:
+    """Whether so many new norms are enough for the percentile to be taken anew."""
+    return kept <= OFTEN or fresh * SHARE > kept
 
 
 def _packed(seen: int, limit: float, kept: Iterable[float], fresh: Sequence[float]) -> Tensor:

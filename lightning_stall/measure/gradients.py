@@ -147,8 +147,8 @@ def _norms_of_plain(grads: list[Tensor]) -> Tensor | None:
 
 def _each_norm(grads: list[Tensor]) -> list[Tensor] | None:
     """Norms of ordinary tensors of one type, in float32; None for any others."""
-    dtype = grads[0].dtype
-    if dtype not in _SUMMED_IN_FLOAT32 or not all(type(g) is Tensor and g.dtype is dtype for g in grads):
+    dtypes = {g.dtype for g in grads}
+    if len(dtypes) > 1 or not dtypes <= _SUMMED_IN_FLOAT32 or set(map(type, grads)) != {Tensor}:
         return None
     try:
         return list(_norms(grads))
