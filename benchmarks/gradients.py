@@ -316,9 +316,8 @@ def fit(module: LightningModule, batch: Any, steps: int, callbacks: Sequence[Cal
             enable_checkpointing=False,
             default_root_dir=folder,
             max_epochs=1,
-            log_every_n_steps=10_000,
             callbacks=list(callbacks),
-            **settings,
+            **{"log_every_n_steps": 50, **settings},
         )
         trainer.fit(module, Repeat(batch, steps))
 
@@ -369,7 +368,7 @@ def waits(make: Callable[[], LightningModule], batch: Any, ours: Sequence[Any], 
     """Whether 30 steps between checks pass under these callbacks with every wait for the device made an error."""
     guard = NoWaits(34)
     try:
-        fit(make(), batch, 64, [guard, *ours], **settings)
+        fit(make(), batch, 64, [guard, *ours], log_every_n_steps=10_000, **settings)
         failed = [f"{type(c).__name__}: {str(c.failed).strip().splitlines()[-1]}" for c in ours if c.failed]
     except Exception as error:
         failed = [f"{type(error).__name__}: {error}"]

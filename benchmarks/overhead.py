@@ -6,7 +6,7 @@ Lightning's own dispatch; (b) a CNN of 5 ms on the CPU, 4 %; (e) two ranks of DD
 *members*, by how many callbacks there are; *ranks*, traffic and state at 4,096 ranks and 10,000 parameters, worked out
 and simulated. `--gpu` adds (c) GPT-2 124M at 16 x 1024, 0.7 %, and 2 x 256, 6 %, (d) a ResNet-50, 0.7 %, and the waits
 for the device between checks, 0. Paired: each round fits all variants one after the other, and a cost is the median
-over rounds of its step over the bare one. `--steps N` is the length of the flat part; `--json F` writes the numbers.
+over rounds of its step over the bare one; of trainings that take turns, (a) and (b), the mean counts, checks included. `--steps N` is the length of the flat part; `--json F` writes the numbers.
 """
 
 from __future__ import annotations
@@ -418,11 +418,12 @@ def main() -> None:
         if torch.cuda.device_count() >= 2:
             out["gpu"]["e"] = two_ranks(True, 3)
     out["seconds"] = time.perf_counter() - begun
-    reached = {
-        name: part["family"]["over_bare"] <= AIMS[name]
+    costs = {
+        name: part["family"].get("mean_over_bare", part["family"]["over_bare"])
         for name, part in {**out, **out.get("gpu", {})}.items()
-        if name in AIMS and isinstance(part, dict) and "family" in part and math.isfinite(part["family"]["over_bare"])
+        if name in AIMS and isinstance(part, dict) and "family" in part
     }
+    reached = {name: cost <= AIMS[name] for name, cost in costs.items() if math.isfinite(cost)}
     print(
         f"\n{out['seconds']:.0f} s in all; reached: {', '.join(k for k, ok in reached.items() if ok) or 'none'}", end=""
     )

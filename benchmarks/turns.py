@@ -3,8 +3,8 @@
 Runs that are timed one after the other meet different minutes of the machine, and on a shared one that is worth more
 than a few per cent. Here each variant trains in a thread of its own, and one thread alone runs at a time: it makes a
 block of steps and hands over to the next. A round is one block of each, some tens of milliseconds apart, and what a
-variant costs is the median over rounds of its block over the bare one's. The mean leaves out the outermost twentieth
-of the rounds on either side, and so holds our checks, which fall into one block of some six.
+variant costs is the median over rounds of its block over the bare one's: that of a step between checks. The ratio of
+the means, each without the outermost twentieth on either side, holds our checks, which fall into one block of some six.
 """
 
 from __future__ import annotations
@@ -131,12 +131,11 @@ def table(title: str, blocks: dict[str, list[float]], aim: float | None) -> dict
     print(f"\n{title}; {len(bare)} rounds of turns" + (f"; to reach: {aim:.1%}" if aim else ""))
     for name, own in blocks.items():
         costs = sorted(a / b - 1 for a, b in zip(own, bare, strict=True))
-        cut = int(TRIM * len(costs))
         quarter = len(costs) // 4
         out[name] = {
             "ms": statistics.median(own) * 1e3,
             "over_bare": statistics.median(costs),
-            "mean_over_bare": statistics.fmean(costs[cut : len(costs) - cut]),
+            "mean_over_bare": _inner_mean(own) / _inner_mean(bare) - 1,
         }
         line = f"  {name:26} {out[name]['ms']:9.3f} ms"
         if name != "bare":
@@ -144,3 +143,9 @@ def table(title: str, blocks: dict[str, list[float]], aim: float | None) -> dict
             line += f"  (half of the rounds between {costs[quarter]:+.2%} and {costs[-1 - quarter]:+.2%})"
         print(line, flush=True)
     return out
+
+
+def _inner_mean(values: Sequence[float]) -> float:
+    """The mean without the outermost `TRIM` on either side."""
+    cut = int(TRIM * len(values))
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
