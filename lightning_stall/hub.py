@@ -145,6 +145,7 @@ class Hub:
         self._pending: list[tuple[Finding, bool]] = []
         self._holding: set[str] = set()  # codes that hold on this rank
         self._changed = False  # and whether that has changed since the ranks met
+        self.other_phases = 0  # steps whose losses were taken for those of another phase
         self._phases = 0  # times that the loss was taken for another one from then on
         self._epoch_seen = self.epoch  # of the last loss
         self._series: list[tuple[float, float]] = []  # (loss, rate) a step, until the ranks have met
@@ -507,6 +508,7 @@ class Hub:
             self.baseline, self.mastered = self.labels.baseline(), self.labels.mastered()
         if self._phases < PHASES and (steps := self.curve.new_phase()) > 0:  # what came before was another loss
             self._phases += 1
+            self.other_phases += self.curve.n - steps
             self.curve = self.curve.since(steps)
         outcome = judge(self.curve, self.step, self.baseline, self.labels.floor, self.mastered)
         if self.baseline is None and self.trials is not None and outcome.state in ASKED:

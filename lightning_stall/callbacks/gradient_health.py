@@ -332,11 +332,17 @@ class GradientHealth(StallCallback):
         return verdict is not None
 
     def _look_for_vanishing(self, reading: StepReading) -> None:
-        if self._say(judge.near_zero(reading.total_norm, self._elements(), self.layers, self.first)):
+        # a single batch may have nothing to teach, as where rewards are rare
+        if self._say(
+            judge.near_zero(max(self.recent, default=reading.total_norm), self._elements(), self.layers, self.first)
+        ):
             self.told_vanished = True
             return
         ends = judge.ends(self.layers)
         if ends is None:
+            if self.told_vanished:
+                self.told_vanished = False
+                self.retract("vanishing-gradients")
             return
         self.decays = [*self.decays, math.log10(ends[0] / ends[1])][-5:]
         if math.isnan(self.decay_at_first) or reading.step == 2:

@@ -226,7 +226,7 @@ class Trials:
             gained=e.get("gain", 0.0),
             explained=e.get("explained", e.get("gain", math.nan)),
             moved=hub.readings.usual_update(),
-            finite_steps=hub.curve.n,
+            finite_steps=hub.curve.n + hub.other_phases,
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),
             targets=bench.targets,
             regularised=decay > 0 or dropout >= DROPOUT,

@@ -33,6 +33,7 @@ FAR_ABOVE = 3.0  # times a constant predictor's loss
 SLOWER = 3.0  # times what a run gains that gains it with a higher rate, which is then far better
 LOWERED = 2.0  # times the present rate, up to which the highest was much the same
 UNHEARD_OF = 0.05  # change of the weights in a step, over their size
+MUCH_LOWER = 0.05  # times the present rate
 SHORT = 1e-3  # the same, under which a step is short
 BOND = 3.0  # standard deviations above shuffled targets: the samples do tell something, whatever this model finds
 AS_FAST = 0.8  # shuffled targets that take no more than the true ones' steps over this are fitted as fast
@@ -110,6 +111,8 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     again, low = fits.rates("fresh").get(1.0), _best(s, fits.rates("fresh"), below=True)
     if low is None or s.won(again) or not s.better(low, again):
         return []
+    if s.off_scale and low.arm.factor < MUCH_LOWER:
+        return []  # so low a rate is what inputs of such a size need
     if s.start is not None and s.baseline is not None and s.start > FAR_ABOVE * s.baseline:
         return []  # whatever a lower rate does for it, it had to come down first
     return [_told(s, fits, "learning-rate-too-high", low, again)]
@@ -160,7 +163,10 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
     stuck = len(now) >= 3 and not any(s.won(f) for f in now.values())
     seen = [c for c in ("bad-initialization", *STUCK) if c in s.spoken]
     lower = _best(s, fits.rates("fresh"), below=True)
-    if seen and seen[0] in STUCK and "learning-rate-too-high" in s.spoken and lower is not None and stuck:
+    if "unscaled-targets" in s.spoken:
+        return []  # they are what a higher rate, and other first weights, come to sooner
+    worse = lower is None or s.better(again, lower)  # then it is not the rate that a fresh start is better for
+    if seen and seen[0] in STUCK and "learning-rate-too-high" in s.spoken and lower is not None and not worse and stuck:
         # its first steps threw the weights about: that they end where no gradient flows is no other cause
         return [_told(s, fits, "learning-rate-too-high", lower, again)]
     if (s.steady or seen) and s.explained < LEARNT and stuck:

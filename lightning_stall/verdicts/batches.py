@@ -98,7 +98,9 @@ class BatchJudge:
             varied = sum(c > 0 for c in classes.counts) > 1
             self.only_class = not varied
             settled = run.step >= LONG_ENOUGH and run.explained < HALF
-            imbalanced = judge_targets.class_imbalance(classes.counts, classes.predicted, classes.weighted, settled)
+            imbalanced = judge_targets.class_imbalance(
+                classes.counts, classes.predicted, classes.weighted, settled, run.explained
+            )
             if not classes.dense and not run.deliberate:
                 grouped = judge_targets.unshuffled(
                     classes.grouping, classes.error, classes.blocks, run.shuffles, classes=True

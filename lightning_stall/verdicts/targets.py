@@ -11,6 +11,7 @@ LARGE = 30.0  # root mean square of regression targets
 SMALL = 1e-3
 MOST = 0.9  # share of the largest class
 ALONE = 0.3  # of the other classes' share of the targets: the most that the model may give them to name one alone
+UNSURE = -0.5  # share of a constant predictor's loss explained, below which a model does not know how rare classes are
 GROUPED = 0.8  # of 1: batches of one class
 LEANING = 0.3
 LEAKED_SHARE = 0.05
@@ -84,18 +85,24 @@ Several labels a sample: `nn.BCEWithLogitsLoss()` instead of a cross-entropy.
 
 
 def class_imbalance(
-    counts: Sequence[float], predicted: Sequence[float], weighted: bool, settled: bool = False
+    counts: Sequence[float],
+    predicted: Sequence[float],
+    weighted: bool,
+    settled: bool = False,
+    explained: float = math.nan,
 ) -> Verdict | None:
-    """One class outweighs the others and the model names it alone; silent where the loss is weighted.
+    """One class outweighs the others and the model names it alone; silent where the loss is weighted, and where it stands
+    far above what naming that class takes: such a model has not even learnt how rare the others are.
 
     Args:
         counts: targets seen, by class.
         predicted: what the model says of late, by class.
         weighted: the loss weighs its classes.
         settled: the run is no longer young, and has not learnt half of what there is to learn: it will not come by itself.
+        explained: share of a constant predictor's loss that the run has explained; NaN where that is not known.
     """
     total, guesses = sum(counts), sum(predicted)
-    if weighted or total < 200 or guesses < 100:
+    if weighted or total < 200 or guesses < 100 or (settled and explained < UNSURE):
         return None
     top = max(range(len(counts)), key=lambda k: counts[k])
     largest, alone = counts[top] / total, predicted[top] / guesses
