@@ -127,8 +127,10 @@ def _output(node: Node, kind: Kind) -> Tensor | None:
 
 def fired(output: Tensor, channel: int) -> Tensor:
     """For each unit, whether it was above zero, or not a number, for any sample or place; shape (units,), bool."""
-    alive = ~(_some(output) <= 0)
-    return alive.transpose(0, channel).flatten(1).any(1)
+    output = _some(output)
+    if channel == 1 and output.ndim > 2 and output.numel():
+        output = output.flatten(2).amax(2)  # a tenth of the time; what is not a number stays so
+    return (~(output <= 0)).any(dim=[d for d in range(output.ndim) if d != channel])
 
 
 def _some(output: Tensor) -> Tensor:
