@@ -57,15 +57,24 @@ class Journal:
         """What was told, and what is held back and would be told as soon as the outcome is bad."""
         return [*(f for f in self.findings if f.speaks), *(f for f, _ in self.held.values())]
 
-    def promote(self, step: int, epoch: int, least: float = 0.0, meant: bool = True) -> list[Finding]:
+    def promote(
+        self,
+        step: int,
+        epoch: int,
+        least: float = 0.0,
+        meant: bool = True,
+        only: Callable[[Finding], bool] = lambda finding: True,
+    ) -> list[Finding]:
         """The outcome is bad: tell what was held back, dated now, with the evidence it had.
 
         Args:
             step, epoch: now.
             least: strength (`strength` in the evidence) that a finding must have, at least.
             meant: whether also what somebody may have meant so (`meant` in the evidence) is told.
+            only: those of which this is true.
         """
         strong = [c for c, (f, _) in self.held.items() if not least or f.evidence.get("strength", 0.0) >= least]
+        strong = [c for c in strong if only(self.held[c][0])]
         strong = [c for c in strong if meant or not self.held[c][0].evidence.get("meant")]
         spoken = [replace(self.held[c][0], step=step, epoch=epoch, severity=self.held[c][1]) for c in strong]
         for code in strong:

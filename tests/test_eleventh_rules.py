@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_stall import AutoClip, GradientHealth, StallCallback, stall_callbacks
+from lightning_stall.finding import Finding
 from lightning_stall.measure.gradients import are_small, gradient_norms, norms_of_small, norms_on_host
-from lightning_stall.outcome import LossCurve
+from lightning_stall.outcome import LossCurve, Outcome
 from lightning_stall.readings import StepReading
 from lightning_stall.testing import Classifier, blobs, healthy, mlp, watch
 from lightning_stall.trials.records import Arm, Fit, Fits, Situation
@@ -223,3 +224,21 @@ def test_what_came_before_another_phase_counts_as_lived() -> None:
     hub._judge()
     assert hub.curve.n == 40
     assert hub.other_phases == 80
+
+
+def held(level: float, after: float) -> Any:
+    """A run that ends at `level`, with a trial held back that came to `after`."""
+    hub = watch(healthy(), blobs(), max_steps=10, max_epochs=-1).hub
+    for _ in range(120):
+        hub.curve.update(level)
+    hub.outcome = Outcome("learning", 130, {"level": level, "baseline": 2.6, "explained": 1 - level / 2.6})
+    trial = {"trial": 1.0, "after": after, "strength": 0.5}
+    hub.journal.submit(Finding("learning-rate-too-high", 90, 0, "warning", "A copy.", evidence=trial), True, False)
+    return hub
+
+
+@pytest.mark.parametrize(("after", "told"), [(1.2, True), (1.5, False)])
+def test_a_copy_that_came_much_further_than_the_whole_run_is_heard_at_its_end(after: float, told: bool) -> None:
+    hub = held(1.6, after)
+    hub._promote_last()
+    assert ("learning-rate-too-high" in {f.code for f in hub.journal.findings if f.speaks}) == told

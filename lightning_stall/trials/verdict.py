@@ -71,7 +71,7 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said.append(_told(s, fits, "learning-rate-too-high", fresh_low, again))
     elif again is not None and s.won(again):
         said += _afresh(s, fits, now, again)
-    elif s.won(scaled) and ("unscaled-inputs" in s.spoken or not any(map(s.won, (*now.values(), *fresh.values())))):
+    elif s.won(scaled) and _wants_scale(s, now, fresh):
         # to bring each column to one scale is to bring all of them to the scale of 1: the columns tell which it was
         uneven = s.uneven and "unscaled-inputs" not in s.spoken
         said.append(_told(s, fits, "disparate-feature-scales" if uneven else "unscaled-inputs", scaled, again))
@@ -176,6 +176,13 @@ def _afresh(s: Situation, fits: Fits, now: Mapping[float, Fit], again: Fit) -> l
             return []  # a fresh start has fresh statistics too
         return [_told(s, fits, seen[0] if seen else "bad-initialization", again, now.get(1.0))]
     return []
+
+
+def _wants_scale(s: Situation, now: Mapping[float, Fit], fresh: Mapping[float, Fit]) -> bool:
+    """Whether inputs of another scale do what no rate and no other start does, for a run that has not learnt as it is."""
+    if "unscaled-inputs" in s.spoken:
+        return True
+    return s.explained < LEARNT and not any(map(s.won, (*now.values(), *fresh.values())))
 
 
 def _starts_as_badly(s: Situation, again: Fit | None) -> bool:
