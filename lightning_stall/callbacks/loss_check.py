@@ -16,6 +16,7 @@ from lightning_stall.diagnosis import LEARNT
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import in_parts
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
+from lightning_stall.measure.loss_formulas import given_by_formula
 from lightning_stall.measure.loss_graph import (
     BUILT_IN,
     Expression,
@@ -29,7 +30,7 @@ from lightning_stall.measure.loss_graph import (
 from lightning_stall.measure.loss_inputs import given_wrong, normalised_twice
 from lightning_stall.measure.loss_names import Names
 from lightning_stall.measure.loss_reach import out_of_reach
-from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, similarity
+from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, overlap, similarity
 from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
 from lightning_stall.measure.quiet import compiled
@@ -295,6 +296,7 @@ def find(loss: Expression, given: Given, whole: Tensor | None = None) -> Iterato
         yield from given_wrong(term, given)
         yield from out_of_reach(term, given, alone)
     yield from itertools.chain(maximised(loss, given), divergence_sign(loss), similarity(loss, given))
+    yield from itertools.chain(overlap(loss, given), given_by_formula(loss))
 
 
 def model_output(term: Term) -> Any:

@@ -5,6 +5,7 @@ A note is left in the `metadata` of the autograd node, and goes with it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 DIFFERENCE = "lightning_stall.difference"
 SMOOTHED = "lightning_stall.smoothed"
+CALLED = "lightning_stall.called"
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,20 @@ class Smoothed:
     weighted: bool
 
 
+@dataclass(frozen=True)
+class Called:
+    """A loss function whose graph does not show it, and what it was given by name."""
+
+    name: str
+    given: Mapping[str, Any]
+
+    def tensor(self, name: str) -> Tensor | None:
+        value = self.given.get(name)
+        return value.detach() if isinstance(value, Tensor) else None
+
+
 class LossNotes(TorchFunctionMode):
-    """While it is open, notes what is subtracted from what in Python, and what L1 and smoothed losses are given."""
+    """While it is open, notes what is subtracted from what in Python, and what some losses are given."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -92,8 +106,30 @@ def _note_smoothing(result: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
     result.grad_fn.metadata[SMOOTHED] = Smoothed(logits, target, float(smoothing), ignore, mean, weighted)
 
 
+def _note_call(function: Any) -> Any:
+    """Notes all arguments under their names."""
+    signature = inspect.signature(function)
+
+    def note(result: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if result.grad_fn is not None:
+            given = signature.bind(*args, **kwargs).arguments
+            result.grad_fn.metadata[CALLED] = Called(function.__name__, given)
+
+    return note
+
+
 _SUBTRACT = dict.fromkeys(("sub", "__sub__", "subtract", "rsub", "__rsub__"), _note_subtraction)
 _LOSSES = {F.l1_loss: _note_l1, F.cross_entropy: _note_smoothing}
+# of labels -1 and 1, and of logarithms
+_FORMULAS = (
+    F.cosine_embedding_loss,
+    F.hinge_embedding_loss,
+    F.margin_ranking_loss,
+    F.soft_margin_loss,
+    F.kl_div,
+    F.ctc_loss,
+)
+_LOSSES.update({function: _note_call(function) for function in _FORMULAS})
 
 
 def difference(node: Any) -> tuple[str, Difference] | None:
@@ -114,6 +150,12 @@ def difference(node: Any) -> tuple[str, Difference] | None:
 def smoothed(node: Any) -> Smoothed | None:
     """What this cross-entropy with smoothed labels was given, where it was noted."""
     found: Smoothed | None = node.metadata.get(SMOOTHED)
+    return found
+
+
+def called(node: Any) -> Called | None:
+    """The call whose last operation this node is, where it was noted."""
+    found: Called | None = node.metadata.get(CALLED)
     return found
 
 

@@ -17,6 +17,7 @@ from lightning_stall.measure.loss_graph import (
     difference,
     saved,
     short,
+    walk,
 )
 
 ENDLESS = 300.0  # times its start, below zero
@@ -111,6 +112,44 @@ def similarity(loss: Expression, given: Given) -> Iterator[Fault]:
         "Minimise its opposite:\n\n    loss = 1 - F.cosine_similarity(prediction, target).mean()",
         {"similarity": given.value, "limit": 1.0},
     )
+
+
+def overlap(loss: Expression, given: Given) -> Iterator[Fault]:
+    """The whole loss is the overlap of an answer with a given mask: Dice's coefficient, or intersection over union.
+    Healthy: one minus it, minus its logarithm, and an overlap that is to be small beside another loss."""
+    if len(loss.main) != 1 or not loss.whole or given.optimizers != 1:
+        return
+    term = loss.main[0]
+    sides = children(term.node) if short(term.node) == "Div" else []
+    if term.sign <= 0 or len(sides) != 2 or not 0 <= given.value <= 1.01:
+        return
+    answer = _summed_under_mask(sides[0])
+    if answer is None or not any(edge == answer for edge in walk(sides[1], 12)):
+        return
+    yield Fault(
+        "wrong-loss-for-task",
+        f"The loss is the overlap of answer and mask itself, {given.value:.3g} here, so training drives it to 0; a falling "
+        "loss should bring it to 1.",
+        "Minimise what is missing from it:\n\n    loss = 1 - dice",
+        {"overlap": given.value, "limit": 1.0},
+    )
+
+
+def _summed_under_mask(edge: Any) -> Any:
+    """The answer of `2 * (answer * mask).sum() + 1`, with a mask of 0 and 1; None where it is none."""
+    for _ in range(6):
+        name, below = short(edge[0]), children(edge[0])
+        if len(below) != 1:
+            return None
+        if name == "Mul":
+            factors = [f for f in (saved(edge[0], "self"), saved(edge[0], "other")) if isinstance(f, Tensor)]
+            if len(factors) == 1 and factors[0].numel() > 1:
+                values = factors[0].detach().float()
+                return below[0] if bool(((values == 0) | (values == 1)).all()) else None
+        elif name not in ("Add", "Sum", "Mean", "View", "Squeeze", "ToCopy"):
+            return None
+        edge = below[0]
+    return None
 
 
 def _normalised(node: Any) -> bool:
