@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler, default_collate
 from lightning_stall.callback import StallCallback
 from lightning_stall.diagnosis import LEARNT
 from lightning_stall.measure.batches import fields
+from lightning_stall.measure.class_numbers import Indices
 from lightning_stall.measure.gradients import in_parts
 from lightning_stall.measure.loss_fault import Fault, Given, capital, log_softmax
 from lightning_stall.measure.loss_formulas import given_by_formula
@@ -31,7 +32,7 @@ from lightning_stall.measure.loss_inputs import given_wrong, normalised_twice
 from lightning_stall.measure.loss_names import Names
 from lightning_stall.measure.loss_reach import out_of_reach
 from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, overlap, similarity
-from lightning_stall.measure.loss_tasks import Indices, Summed, misfit_depth
+from lightning_stall.measure.loss_tasks import Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import LONG_ENOUGH
@@ -127,7 +128,7 @@ class LossCheck(StallCallback):
             self._look_at_model(expression, given)
         for fault in find(expression, given, loss):
             self._tell(fault)
-        self.indices.update(expression, given.batch_size)
+        self.indices.update(expression, given.batch_size, self._batch)
         self.summed.update(expression, given.batch_size, self.hub.readings.accumulate)
 
     def judged(self) -> None:
@@ -170,6 +171,9 @@ class LossCheck(StallCallback):
     def finish(self) -> None:
         self._tell_gated()
         self._tell_of_what_may_be_meant()
+        unordered = self.indices.unordered()
+        if unordered is not None:
+            self._tell(unordered, lasting=True)
 
     def aborted(self, error: BaseException) -> None:
         self._tell_gated()

@@ -1,75 +1,21 @@
-"""Faults that need more than one look, or the whole model: class numbers, sums, layers stacked bare or too thin."""
+"""Faults that need more than one look, or the whole model: sums, layers stacked bare or too thin."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lightning_stall.measure.loss_fault import Fault
-from lightning_stall.measure.loss_graph import BUILT_IN, REGRESSION, Edge, Expression, prediction, saved
+from lightning_stall.measure.loss_graph import BUILT_IN, Edge, Expression, saved
 from lightning_stall.measure.loss_names import parameter_owner
 from lightning_stall.measure.stacking import Layer, stack
 
-ENOUGH = 200  # targets to judge their kind by
-MOST_KINDS = 64  # different values above which they are no classes
-UNEVEN = 2.0  # times the even share, or its inverse: quantities pile up in the middle or at 0, classes need not
 DEEP = 3  # layers in a row with nothing nonlinear anywhere: two may be meant, as a factorised one
 TOO_LONG = 1.0  # a step as long as the weights themselves
 FITTING = 0.3  # of the weights: a long step, yet one that some runs live with
 UNSTABLE = frozenset({"diverging", "oscillating", "non-finite"})
-
-
-@dataclass
-class Indices:
-    """Targets of a squared error, one a sample, counted by value while they are few whole numbers."""
-
-    counts: Counter[float] = field(default_factory=Counter)
-    usable: bool = True
-
-    def update(self, loss: Expression, samples: int) -> None:
-        """Count one batch's targets; waits for the device."""
-        terms = loss.main
-        if not self.usable or len(terms) != 1 or terms[0].kind not in REGRESSION or terms[0].weighted:
-            self.usable = False
-            return
-        target, found = saved(terms[0].node, "target"), prediction(terms[0])
-        if not isinstance(target, Tensor) or found is None or math.prod(found.given) != samples != 0:
-            self.usable = False
-            return
-        if target.numel() != samples:  # broadcast, which is told elsewhere
-            return
-        values, counts = torch.unique(target.detach().float(), return_counts=True)
-        if len(values) > MOST_KINDS or not bool((values == values.round()).all()):
-            self.usable = False
-            return
-        self.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        self.usable = len(self.counts) <= MOST_KINDS
-
-    def fault(self) -> Fault | None:
-        """Healthy look-alikes: counts and ratings (they pile up), yes or no, numbers with gaps."""
-        total = sum(self.counts.values())
-        kinds = len(self.counts)
-        if not self.usable or total < ENOUGH or kinds < 3 or set(self.counts) != set(range(kinds)):
-            return None
-        even = total / kinds
-        if min(self.counts.values()) * UNEVEN < even or max(self.counts.values()) > UNEVEN * even:
-            return None
-        return Fault(
-            "wrong-loss-for-task",
-            f"A regression loss receives targets that look like class numbers: of {total} all are whole, from 0 to "
-            f"{kinds - 1} without a gap and about equally frequent ({min(self.counts.values()) / total:.0%} to "
-            f"{max(self.counts.values()) / total:.0%} each); it pretends that class 3 lies between 2 and 4.",
-            "If the numbers are names and no quantities, give each class an output:\n\n"
-            f"    self.head = nn.Linear(width, {kinds})\n"
-            "    loss = F.cross_entropy(self(x), y.long())",
-            {"classes": float(kinds), "targets": float(total)},
-            certain=False,
-        )
 
 
 @dataclass

@@ -56,12 +56,12 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     far = squares[:, None] + squares[None] - 2 * kernel
     far.fill_diagonal_(torch.inf)
     near = torch.zeros_like(kernel).scatter_(1, far.topk(NEIGHBOURS, largest=False).indices, 1 / NEIGHBOURS)
-    left_out = _left_out(kernel)
+    others = left_out(kernel)
     generator = torch.Generator().manual_seed(0)
     shuffled = [y, *(y[torch.randperm(len(x), generator=generator)] for _ in range(SHUFFLES))]
     targets = torch.cat(shuffled, 1)
     scores = torch.stack(
-        [((w @ targets) * targets).sum(0).reshape(len(shuffled), -1).sum(1) / power for w in (near, left_out)], 1
+        [((w @ targets) * targets).sum(0).reshape(len(shuffled), -1).sum(1) / power for w in (near, others)], 1
     )
     # one column among hundreds, as a word to be remembered, drowns in both; it is asked by itself
     bonds = (_features(raw[kept]).T @ targets.float()).square().reshape(-1, len(shuffled), y.shape[1]).sum(2)
@@ -107,11 +107,11 @@ def explained_without(x: Tensor, y: Tensor, categorical: bool) -> float:
     far.fill_diagonal_(torch.inf)
     near = y[far.topk(NEIGHBOURS, largest=False).indices].mean(1)
     alike = x @ x.T / x.shape[1]
-    line, bent = _left_out(alike) @ y, _left_out((1 + alike).square()) @ y
+    line, bent = left_out(alike) @ y, left_out((1 + alike).square()) @ y
     return 1.0 - min(float((y - guess).square().sum()) for guess in (near, line, bent)) / float(y.square().sum())
 
 
-def _left_out(kernel: Tensor) -> Tensor:
+def left_out(kernel: Tensor) -> Tensor:
     """The weights with which a ridge regression guesses each sample's target from those of all others: (n, n)."""
     mean = kernel.diagonal().mean()
     hat = torch.linalg.solve(kernel + 0.1 * mean * torch.eye(len(kernel), dtype=kernel.dtype), kernel)
