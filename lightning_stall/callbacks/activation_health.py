@@ -26,6 +26,7 @@ from lightning_stall.remedies_start import Renewal
 from lightning_stall.sinks import clean_tag, themes
 
 DEAD = 0.9  # share of a layer's units that are zero for every sample seen; less is common in healthy nets
+FEW = 8  # units of a layer, below which it weighs less that all of them are dead
 CHOSEN = 0.3  # the same for the rows of a softmax before it has learnt what to look at
 SATURATED = 0.6  # share of a layer's values at the limits
 STUCK = 0.2  # share of what is trained that may be stuck at 0 before it is worth a word
@@ -286,13 +287,19 @@ class ActivationHealth(StallCallback):
         remedy = self.renewal.layer(worst.name.rpartition(" after ")[2])
         if remedy is not None:
             worst.masks.clear()
+        # of a few units all may die by chance, and that they are so few is more to the point
         self.tell(
             "dead-activations",
             f"{100 * worst.dead:.0f} % of the {units} units of `{worst.name}` gave zero for every sample of the last "
             f"{MEMORY} checks; under {100 * DEAD:.0f} % is common.",
             advice="Lower the learning rate or the bias that killed them, or let a little through:\n\n    nn.LeakyReLU(0.01)",
             statistical=remedy is None,
-            evidence={"dead": worst.dead, "units": float(units), "layers": float(len(dead)), "strength": worst.dead**4},
+            evidence={
+                "dead": worst.dead,
+                "units": float(units),
+                "layers": float(len(dead)),
+                "strength": worst.dead**4 * min(1.0, units / FEW),
+            },
             where=[x.name for x in dead],
             remedy=remedy,
         )

@@ -198,7 +198,8 @@ def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
     candidates = [log] if log is not None and term.kind == "cross-entropy" else []
     below = producer(children(log[0])[0]) if log is not None else None
     found = prediction(term) if log is None and term.kind in BUILT_IN else None
-    candidates += [e for e in (below, found.edge if found else None) if e is not None and short(e[0]) == "Softmax"]
+    inner = [_under_log(e) for e in (below, found.edge if found else None) if e is not None]
+    candidates += [e for e in inner if short(e[0]) == "Softmax"]
     for edge in candidates:
         dim, length = softmax_size(edge)
         size = shape(edge)
@@ -216,6 +217,16 @@ def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
             certain=term.kind == "cross-entropy",
         )
         return
+
+
+def _under_log(edge: Edge) -> Edge:
+    """What `log(p)`, `log(p + eps)` or `log(p.clamp(eps))` is the logarithm of; what else it is, itself."""
+    if short(edge[0]) != "Log":
+        return edge
+    found = edge
+    while short(found[0]) in ("Log", "Add", "Clamp", "ClampMin") and len(children(found[0])) == 1:
+        found = producer(children(found[0])[0])
+    return found
 
 
 def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
