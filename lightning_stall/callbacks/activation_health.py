@@ -53,6 +53,7 @@ class Layer:
     masks: list[Tensor] = field(default_factory=list)  # which units fired, on the device
     edges: list[float] = field(default_factory=list)  # share of values at the limits
     dead: float = 0.0
+    dead_at_first: float = math.nan  # by the first look alone
 
 
 class ActivationHealth(StallCallback):
@@ -168,6 +169,8 @@ class ActivationHealth(StallCallback):
                 layer.masks.append(mask)
                 del layer.masks[:-MEMORY]
                 layer.dead = 1.0 - float(torch.stack(layer.masks).any(0).float().mean())
+                if math.isnan(layer.dead_at_first):
+                    layer.dead_at_first = layer.dead
             else:
                 layer.edges.append(float(edge))
                 del layer.edges[:-MEMORY]
@@ -296,6 +299,7 @@ class ActivationHealth(StallCallback):
             statistical=remedy is None,
             evidence={
                 "dead": worst.dead,
+                "dead_at_first": worst.dead_at_first,
                 "units": float(units),
                 "layers": float(len(dead)),
                 "strength": worst.dead**4 * min(1.0, units / FEW),

@@ -531,9 +531,12 @@ class OptimizerHealth(StallCallback):
         """Units where no gradient flows, in a run whose first steps were longer than the weights: these took them there."""
         hub = self.hub
         explained = hub.outcome.evidence.get("explained", 0.0) if hub.baseline is not None else 0.0
-        stuck = [f.code for f in hub.journal.known() if f.code in rates.STUCK]
-        if stuck and self.largest_early > rates.ABSURD and (hub.outcome.bad or explained < rates.NEARLY):
-            self._say(rates.threw(self.largest_early, self.top_rate, stuck[0]))
+        stuck = [f for f in hub.journal.known() if f.code in rates.STUCK]
+        # units that fired before the first step, and do no more, need no step as long as all the weights
+        lived = any(f.evidence.get("dead_at_first", 1.0) < rates.ALIVE for f in stuck)
+        long = rates.THROWN if lived else rates.ABSURD
+        if stuck and self.largest_early > long and (hub.outcome.bad or explained < rates.NEARLY):
+            self._say(rates.threw(self.largest_early, self.top_rate, stuck[0].code))
 
     def _judge_decay(self) -> None:
         hub = self.hub

@@ -10,6 +10,7 @@ from lightning_stall.verdicts.inputs import Verdict
 
 STUCK = ("dead-activations", "saturated-activations")
 ABSURD = 1.0  # update-to-weight ratio of one of the first steps, at which nothing is left of how the weights began
+ALIVE = 0.6  # share of a layer's units that fired for no sample, up to which it was alive
 NEARLY = 0.9  # share of a constant predictor's loss, from which on a run has learnt whatever its first steps were
 REACH = 0.05  # relative way the weights must be able to go by the planned end; less is standing still
 BACK = 0.3  # cosine of a step with the gradient after it, from which on it went too far
