@@ -10,6 +10,7 @@ from typing import Any
 from lightning_stall.diagnosis import explains, outdone, stands_alone
 from lightning_stall.finding import Finding
 from lightning_stall.outcome import LONG_ENOUGH
+from lightning_stall.trials.placement import placement
 from lightning_stall.trials.plan import Trials
 from lightning_stall.trials.records import Conclusion
 
@@ -36,6 +37,7 @@ STARTS = frozenset({"bad-initialization", "saturated-activations", "vanishing-gr
 LONG = 40  # optimizer steps
 FEW = 60  # optimizer steps of a run that fresh weights may be set beside
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
+UNLEARNT = 0.3  # share of a constant predictor's loss, up to which samples may well have met others' targets
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
 
@@ -55,6 +57,7 @@ class Occasions:
     settled: bool = field(default=False, init=False)  # a cause was borne out
     hurried: bool = field(default=False, init=False)  # fresh weights were set beside a run of long steps, on its way
     paired: bool = field(default=False, init=False)  # told what a deal of the targets has shown
+    placed: bool = field(default=False, init=False)  # asked whether the order of samples matters
 
     @property
     def hub(self) -> Any:
@@ -197,12 +200,36 @@ class Occasions:
             where=("the loss",),
         )
 
+    def _say_mixed(self) -> bool:
+        """What was seen when the samples of a batch changed places, of a loss whose level shows that nothing was learnt."""
+        hub = self.hub
+        if self.placed or hub.baseline is None or hub.explained >= UNLEARNT:
+            return False
+        self.placed = True
+        found = placement(hub.trainer, hub.module, self.trials.kept.of_one_epoch())
+        if found is None or not found.mixed:
+            return False
+        self.settled = True
+        self.tell(
+            "batch-mixing",
+            f"The same {found.samples} samples in another order have a loss of {found.other:.6g}, not {found.own:.6g}: a mean "
+            "over samples has no order, so some sample's output meets another's target.",
+            advice="Look for a `view`, `reshape` or `transpose` that runs over the batch, and keep dimension 0 for it:\n\n"
+            "    loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())  # both (N, T) -> (N * T)",
+            severity="critical",
+            evidence={"loss": found.own, "reordered": found.other, "samples": float(found.samples), "strength": 0.7},
+            where=("the loss",),
+        )
+        return True
+
     def _make(self, certain: bool = False) -> None:
         hub = self.hub
         # those that are held back will speak as soon as this judgement is over
         if self._explained():
             return
         self.at, self.epoch = hub.step, hub.epoch
+        if self._say_mixed():
+            return
         spoken = self._told
         self._settle(self.trials.run(spoken), spoken, certain)
 

@@ -133,9 +133,9 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
                 if rows < 2:
                     continue
                 samples += rows
-                own.append(_loss(box, k.batch, k.index))
+                own.append(loss_of(box, k.batch, k.index))
                 deals = [_dealt(k.batch, targets, rows, seed) for seed in range(DEALS)]
-                others.append(fmean(_loss(box, batch, k.index) for batch in deals))
+                others.append(fmean(loss_of(box, batch, k.index) for batch in deals))
                 changed += _changed(tensors(k.batch), tensors(deals[0]), targets)
         if len(own) < 3 or not all(map(math.isfinite, (*own, *others))):
             return None
@@ -146,8 +146,9 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
     return None if isinstance(answer, DeclinedError) else answer
 
 
-def _loss(box: Sandbox, batch: Any, index: int) -> float:
-    torch.manual_seed(SEED)
+def loss_of(box: Sandbox, batch: Any, index: int, seed: int = 0) -> float:
+    """The copy's loss on a clone of this batch, its random numbers drawn from a seed of their own."""
+    torch.manual_seed(SEED + seed)
     return float(box.loss(cloned(batch), index).detach())
 
 
