@@ -172,7 +172,7 @@ class BatchWatch:
                 self.guessed = self.guessed or FieldWatch()
                 self.guessed.update(f.tensor, False)
             elif not f.floating and f.name not in self.roles.targets:
-                self.integers.setdefault(f.name, FieldWatch()).update(f.tensor, False)
+                self.integers.setdefault(f.name, FieldWatch()).update(f.tensor, keep_rows)
         self.measure_labels(loss, keep_rows)
 
     def measure_labels(self, loss: Tensor, keep_rows: bool) -> None:

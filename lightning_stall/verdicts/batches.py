@@ -73,15 +73,14 @@ class BatchJudge:
         self._read_sample(watch, run.loader)
         inputs = [self._numbers(watch, name, run.loader) for name in self.moments]
         inputs += _cast(watch)
+        widths = {x.name: len(x.mean) for x in inputs}
         judged = [x for x in inputs if x.name not in leave]
         yield "unscaled-inputs", _strongest(judge_inputs.unscaled_inputs(x) for x in judged)
         yield "disparate-feature-scales", _strongest(judge_inputs.disparate_scales(x) for x in judged)
         found = (
-            judge_inputs.categorical_as_numeric(
-                name, columns, len(self.moments[name].mean), watch.roles.certain, self.order.get(name)
-            )
+            judge_inputs.categorical_as_numeric(name, columns, widths[name], watch.roles.certain, self.order.get(name))
             for name, columns in self.codes.items()
-            if name in self.moments and columns
+            if name in widths and columns
         )
         yield "categorical-as-numeric", _strongest(found)
         yield "corrupt-samples", self.corrupt(watch, run)
@@ -204,12 +203,13 @@ class BatchJudge:
 
     def _read_sample(self, watch: BatchWatch, loader: Any) -> None:
         """Look at the kept rows of tables, again only where there are more of them."""
-        kept = sum(len(t) for w in watch.inputs.values() for t in w.sample)
+        fields = {**watch.inputs, **{x.name: watch.integers[x.name] for x in _cast(watch)}}
+        kept = sum(len(t) for w in fields.values() for t in w.sample)
         if (kept < self._sampled + 32 and kept < 2 * self._sampled) or not kept:
             return
         self._sampled = kept
         y = stacked(watch.labels.sample) if not watch.labels.mixed and not watch.labels.dense else None
-        for name, w in watch.inputs.items():
+        for name, w in fields.items():
             rows = stacked(w.sample)
             if rows is None or rows.shape[1] > WIDEST or len(w.shape) > 2 or (len(w.shape) == 2 and min(w.shape) > 1):
                 continue
