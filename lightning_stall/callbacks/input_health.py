@@ -22,6 +22,7 @@ from lightning_stall.measure.validation_watch import ValidationWatch
 from lightning_stall.readings import StepReading
 from lightning_stall.remedies_inputs import RESCALED, InputFill, LeaveOut, Standardizer
 from lightning_stall.sinks import themes
+from lightning_stall.trials.pairing import computed_targets
 from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
 from lightning_stall.verdicts.batches import BatchJudge, Context, nonfinite, too_little
@@ -344,6 +345,8 @@ class InputHealth(StallCallback):
             self._harmed = True
             self._tell_nonfinite(recall(self.watch, int(self._hurt)))
             self._hurt = None
+        if self.watch.computed is None and not self.watch.roles.certain:
+            self._ask_for_targets()
         if self.watch.measured:
             leave = frozenset(self.standardizer.statistics)
             for code, verdict in self.judge.verdicts(self.watch, self._context(), leave):
@@ -358,6 +361,13 @@ class InputHealth(StallCallback):
 
     def aborted(self, error: BaseException) -> None:
         self.check()
+
+    def _ask_for_targets(self) -> None:
+        """Where all targets are of one class and no field of the batch holds them: whether a step makes them of one."""
+        classes, (batch, index) = self.watch.labels.classes(), self.hub.batch
+        if classes is None or batch is None or sum(c > 0 for c in classes.counts) != 1:
+            return
+        self.watch.computed = computed_targets(self.hub.trainer, self.hub.module, batch, index)
 
     def _take_back_uninformative(self, found: float) -> None:
         """Samples that were not trained on have come to be predicted: the inputs do tell something of the targets."""

@@ -509,6 +509,9 @@ class OptimizerHealth(StallCallback):
     def _judge_rate(self) -> None:
         hub = self.hub
         state, e = hub.outcome.state, hub.outcome.evidence
+        if self.steps_seen and self.top_rate == 0 and state in ("never learned", "stalled"):
+            self._say(rates.nought())
+            return
         ratio = median(self.medians) if self.medians else math.nan
         planned = self.planned
         spent = self.scheduled <= schedules.DEAD * self.top_rate

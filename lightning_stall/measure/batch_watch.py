@@ -62,6 +62,7 @@ class BatchWatch:
     overlap: Overlap = field(default_factory=Overlap)
     terms: dict[int, LabelWatch] = field(default_factory=dict)  # of a weighed sum of built-in losses, by place
     soft: SoftTargets | None = None
+    computed: bool | None = None  # whether a step makes its targets of a field of the batch; None where nobody asked
     guessed: FieldWatch | None = None  # a float field that may be the target, where the loss does not tell
     bad: BadBatch | None = None  # the first of this window, on the CPU
     bad_here: bool | Tensor = False  # whether this accumulation window holds such a batch

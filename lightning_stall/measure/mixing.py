@@ -117,8 +117,10 @@ def probe(module: nn.Module, value: Tensor, context: Callable[[], Any]) -> Mixin
     spread = first.std(0).mean()
     numbers = torch.stack([noise, (moved > CHANGED * spread).float().mean(), moved.max(), spread]).tolist()
     noise_, share, size, spread_ = numbers
-    if not all(map(_finite, numbers)) or spread_ <= 0 or size <= 100 * noise_:
+    if not all(map(_finite, numbers)) or size <= 0 or size <= 100 * noise_:
         return Mixing(0.0, 0.0, n)
+    if spread_ <= 0:  # all samples have one output, made of all of them
+        return Mixing(share, 1.0, n)
     return Mixing(share, size / spread_, n)
 
 

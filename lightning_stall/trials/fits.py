@@ -74,7 +74,7 @@ class Bench:
             self.target = find_target(first, seen.target)
             self.targets = seen.target.numel()
         if self.target is None:  # made into something else on its way to the loss
-            found, _ = find_targets(Sandbox(self.trainer, self.module), self.fitted[0])
+            found, _ = find_targets(Sandbox(self.trainer, self.module), self.fitted[0].batch, self.fitted[0].index)
             if found is not None and len(found) == 1:
                 self.target = found[0]
                 self.targets = self.targets or tensors(first)[found[0]].numel()

@@ -124,7 +124,7 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
     def ask() -> Pairing | None:
         box = Sandbox(trainer, module)
         with box.undisturbed():
-            targets, crossed = find_targets(box, kept[0])
+            targets, crossed = find_targets(box, kept[0].batch, kept[0].index)
             if targets is None:
                 return None
             own, others, changed, samples = [], [], 0, 0
@@ -144,6 +144,20 @@ def pairing(trainer: Any, module: Any, kept: Sequence[Kept]) -> Pairing | None:
 
     answer = apart(module, ask)
     return None if isinstance(answer, DeclinedError) else answer
+
+
+def computed_targets(trainer: Any, module: Any, batch: Any, index: int) -> bool:
+    """Whether some field of this batch flows into the loss of a copy and into none of its layers."""
+    if why_not(trainer, module) is not None:
+        return False
+
+    def ask() -> bool:
+        box = Sandbox(trainer, module)
+        with box.undisturbed():
+            return find_targets(box, batch, index)[0] is not None
+
+    answer = apart(module, ask)
+    return answer is True
 
 
 def loss_of(box: Sandbox, batch: Any, index: int, seed: int = 0) -> float:
@@ -169,17 +183,17 @@ def _changed(before: Sequence[Tensor], after: Sequence[Tensor], targets: Sequenc
 # ---------------------------------------------------------------------- which fields are targets
 
 
-def find_targets(box: Sandbox, kept: Kept) -> tuple[list[int] | None, tuple[Any, Any] | None]:
+def find_targets(box: Sandbox, batch: Any, index: int) -> tuple[list[int] | None, tuple[Any, Any] | None]:
     """Which of `tensors(batch)` reach the loss and no layer; None where there are none, or they are not one a sample.
 
     And the shapes of such a field and of a prediction that met each with each, where two did.
     """
-    batch = cloned(kept.batch)
+    batch = cloned(batch)
     found = tensors(batch)
     flow = _Flow({id(t): frozenset({i}) for i, t in enumerate(found)}, list(found))
     torch.manual_seed(SEED)
     with flow:
-        loss = box.loss(batch, kept.index)
+        loss = box.loss(batch, index)
     targets = sorted(flow.of(loss) - flow.entered)
     if not targets or not flow.entered:
         return None, None

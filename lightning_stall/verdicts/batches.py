@@ -12,7 +12,7 @@ import torch
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
 from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
-from lightning_stall.measure.labels import TargetScale
+from lightning_stall.measure.labels import ClassCounts, TargetScale
 from lightning_stall.measure.probe import Signal, code_column, neighbours, signal
 from lightning_stall.verdicts import inputs as judge_inputs
 from lightning_stall.verdicts import targets as judge_targets
@@ -95,7 +95,6 @@ class BatchJudge:
         grouped = imbalanced = single = None
         if classes is not None and watch.roles.certain:  # targets made in the step (a GAN's ones) are no data
             varied = sum(c > 0 for c in classes.counts) > 1
-            self.only_class = not varied
             settled = run.step >= LONG_ENOUGH and run.explained < HALF
             imbalanced = judge_targets.class_imbalance(
                 classes.counts, classes.predicted, classes.weighted, settled, run.explained
@@ -104,13 +103,12 @@ class BatchJudge:
                 grouped = judge_targets.unshuffled(
                     classes.grouping, classes.error, classes.blocks, run.shuffles, classes=True
                 )
-            whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
-            single = judge_targets.one_class(
-                classes.counts, _at_most(watch.labels.rows, run), whole and not run.deliberate, watch.plain
-            )
+            single = self._one_class(watch, run, classes)
             total = max(1.0, sum(classes.counts))
             for k, count in enumerate(classes.counts[:SHOWN_CLASSES]):
                 self.logged[f"stall/targets/share/{k}"] = count / total
+        elif classes is not None and watch.computed:
+            single = self._one_class(watch, run, classes)
         elif scale is not None and watch.roles.certain:
             varied = scale.std > 0
             if not run.deliberate:
@@ -128,6 +126,13 @@ class BatchJudge:
         yield "unshuffled-data", grouped
         yield "unscaled-targets", self._off_scale(watch, run, scale)
         yield "uninformative-targets", single or self._uninformative(watch, run, inputs)
+
+    def _one_class(self, watch: BatchWatch, run: Context, classes: ClassCounts) -> Verdict | None:
+        self.only_class = sum(c > 0 for c in classes.counts) == 1
+        whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
+        return judge_targets.one_class(
+            classes.counts, _at_most(watch.labels.rows, run), whole and not run.deliberate, watch.plain
+        )
 
     def _off_scale(self, watch: BatchWatch, run: Context, scale: TargetScale | None) -> Verdict | None:
         if watch.roles.certain:

@@ -117,7 +117,9 @@ def unscaled_inputs(x: InputNumbers) -> Verdict | None:
     """Inputs far from unit scale where they enter the first trained layer, unless that layer normalises them."""
     if x.batches < 1 or x.normalised or not x.changes:
         return None
-    rms, nonzero = (x.rms, x.nonzero_rms) if math.isnan(x.entry_rms) else (x.entry_rms, max(x.entry_rms, x.nonzero_rms))
+    rms, nonzero = x.rms, x.nonzero_rms
+    if not math.isnan(x.entry_rms):  # made smaller on the way in, zeros stay zeros
+        rms, nonzero = x.entry_rms, x.entry_rms * max(1.0, nonzero / rms if rms > 0 else 1.0)
     if math.isinf(x.entry_rms) and not math.isinf(x.rms):
         return None  # what the model itself makes of them on their way in is another fault
     if rms > LARGE:

@@ -60,6 +60,17 @@ def too_low(ratio: float, planned: float, rate: float) -> Verdict | None:
     )
 
 
+def nought() -> Verdict:
+    """The rate has been 0 from the first step on."""
+    return Verdict(
+        "learning-rate-too-low",
+        "The learning rate has been 0 at every step so far: nothing moves the weights; any rate above 0 would.",
+        "Give the optimizer a rate, and look whether a schedule multiplies it by 0:\n\n"
+        "    torch.optim.AdamW(self.parameters(), lr=1e-3)",
+        {"rate": 0.0, "strength": 1.0},
+    )
+
+
 def of_group(verdict: Verdict, group: int, share: float) -> Verdict:
     """The same of one parameter group: some are slow on purpose, so it is less sure."""
     return replace(
