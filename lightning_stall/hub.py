@@ -26,6 +26,7 @@ from lightning_stall.logbook import Logbook
 from lightning_stall.measure.loss_level import LossLevel
 from lightning_stall.measure.loss_sums import SumLabels
 from lightning_stall.measure.losses import Labels
+from lightning_stall.measure.probe import NO_SIGNAL, Signal
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, State, judge, paired
 from lightning_stall.readings import Readings, StepReading, planned_steps
@@ -49,6 +50,9 @@ RATHER_STRONG = 0.75
 LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = 0.5  # share of a constant predictor's loss, less than which a run may end with a fault that it got on with
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
+FAINT_LINE = 0.15  # share of the targets' variance that a line explains, up to which little may be there to be learnt
+HALF_OF_LINE = 0.5  # and of that, what a run must have learnt to have learnt as much
+LATELY = 20  # optimizer steps whose mean the present level is
 SETTLED = 4  # the optimizer step by which it is known what kind of loss is trained
 UNLEARNT = 0.1  # share of a constant predictor's loss, less than which a run that has ended has not learnt
 LOST = -0.5  # the same for a run that was too short to be judged
@@ -130,6 +134,7 @@ class Hub:
         self.batch_idx = 0
         self.batch: tuple[Any, int] = (None, 0)  # the present one, to be run once more; none after the fit
         self.ending = False  # the fit has made its last step
+        self.bond: Signal | None = None  # what samples tell of their targets without the model, where that was asked
         self.mended: dict[str, int] = {}  # code -> the last step at which a remedy took hold of what it names
         self._losers: set[int] = set()  # optimizers before whose steps a loss of their own was seen
         self._undo = swap(trainer.strategy, "training_step", lambda step: self.level.noting(step, self._notes))
@@ -557,6 +562,16 @@ class Hub:
         self.outcome = outcome
         if not outcome.bad:
             self.well_at = self.step
+
+    @property
+    def as_a_line(self) -> bool:
+        """Whether little is there to be learnt, by what a line through the inputs finds, and the run has learnt as much."""
+        bond = self.bond
+        if bond is None or not bond.best >= NO_SIGNAL or not 0 < bond.line < FAINT_LINE:
+            return False
+        e = self.outcome.evidence
+        error = e.get("noise", 0.0) / math.sqrt(LATELY) / max(abs(self.baseline or 0.0), 1e-30)
+        return self.explained + error >= HALF_OF_LINE * bond.line
 
     @property
     def explained(self) -> float:

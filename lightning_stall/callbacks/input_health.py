@@ -351,6 +351,7 @@ class InputHealth(StallCallback):
             leave = frozenset(self.standardizer.statistics)
             for code, verdict in self.judge.verdicts(self.watch, self._context(), leave):
                 self._say(code, verdict)
+            self.hub.bond = self.judge.bond
 
     def finish(self) -> None:
         if self.hub.step:

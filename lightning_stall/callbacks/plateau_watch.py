@@ -293,7 +293,9 @@ class PlateauWatch(StallCallback):
             # be long in coming, so that nothing was learnt is one, too, while most of the run is to come
             young = state == "never learned" and not hub.ending and hub.curve.n < COMING * hub.curve.horizon < math.inf
             waits = state == "oscillating" and hub.schedule_waits
-            severity: Literal["info", "warning"] = "info" if state == "stalled" or young or waits else "warning"
+            faint = state == "never learned" and hub.as_a_line
+            quiet = state == "stalled" or young or waits or faint
+            severity: Literal["info", "warning"] = "info" if quiet else "warning"
             self.tell(code, say(e), severity=severity, evidence=e, where=[self.monitor or "training loss"])
 
     def _stop(self, name: str) -> str | None:

@@ -16,6 +16,7 @@ ELEMENTS = 1 << 18  # of one batch; of larger ones the first rows are read
 LATER = 1 << 15  # of a batch, once so many batches are known
 KNOWN = 32
 ROWS = 512  # kept of all
+NARROW = 64  # columns, up to which twice as many are: faint bonds with the targets show in many samples only
 ROWS_A_BATCH = 128
 HISTORY = 256  # batches whose extremes are remembered
 STEADY = 48  # batches after which columns may be taken together
@@ -121,7 +122,7 @@ class FieldWatch:
         self._range = reach if self._range is None else torch.maximum(self._range, reach)
         self._entries += columns.shape[0]
         self.batches += 1
-        if keep_rows and tuple(x.shape[1:]) == self.shape and sum(map(len, self.sample)) < ROWS:
+        if keep_rows and tuple(x.shape[1:]) == self.shape and sum(map(len, self.sample)) < most_rows(per_row):
             self.sample.append(sample_rows(x))
 
     def _columns(self, x: Tensor) -> Tensor:
@@ -177,6 +178,11 @@ class FieldWatch:
         shape = [1] * (len(self.shape) + 1)
         shape[self.axis] = len(mean)
         return mean.reshape(shape), std.reshape(shape)
+
+
+def most_rows(width: int) -> int:
+    """How many rows of so many columns are kept."""
+    return 2 * ROWS if width <= NARROW else ROWS
 
 
 def sample_rows(x: Tensor) -> Tensor:
@@ -303,10 +309,10 @@ def robust_spreads(rows: Tensor) -> list[float]:
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor | None:
-    """Kept rows as one tensor on the host, at most 512; None where there are none.
+    """Kept rows as one tensor on the host, as many as `most_rows` says; None where there are none.
 
     Batches whose rows have another shape than the first (a short last one, where rows are targets of every pair) do not
     belong to it and are left out.
     """
     alike = [part for part in parts if part.shape[1:] == parts[0].shape[1:]]
-    return torch.cat(alike)[:ROWS].cpu() if alike else None
+    return torch.cat(alike)[: most_rows(alike[0].shape[1])].cpu() if alike else None

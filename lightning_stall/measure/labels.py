@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_stall.measure.columns import ROWS, sample_rows
+from lightning_stall.measure.columns import most_rows, sample_rows
 from lightning_stall.measure.losses import SeenLoss
 
 MOST_CLASSES = 4096
@@ -81,7 +81,7 @@ class LabelWatch:
             self._count(*_binary(seen))
         else:
             self._measure_numbers(seen)
-        if keep_rows and seen.target.ndim and sum(map(len, self.sample)) < ROWS:
+        if keep_rows and seen.target.ndim and sum(map(len, self.sample)) < most_rows(self.columns):
             self.sample.append(sample_rows(seen.target.unsqueeze(-1)))
 
     def _count(self, target: Tensor, predicted: Tensor, valid: Tensor, classes: int) -> None:

@@ -12,6 +12,7 @@ NEIGHBOURS = 5
 MOST_FEATURES = 4096  # columns, squares and codes that are asked one by one
 SEVERE = 0.7  # the largest of many scores strays further than their mean does
 SHUFFLES = 64
+NO_SIGNAL = 2.5  # standard deviations above shuffled targets, of so many shuffles
 LEAST = 96  # samples below which no answer is given
 MOST_CLASSES = 64
 MOST_CODES = 64
@@ -26,6 +27,7 @@ class Signal:
     linear: float  # does a ridge regression, each sample left out, point the right way
     alone: float  # does any one column, its square or one of its codes, go with them
     samples: int
+    line: float = 0.0  # share of the targets' variance that the regression explains of samples left out
 
     @property
     def best(self) -> float:
@@ -68,7 +70,8 @@ def signal(x: Tensor, y: Tensor, categorical: bool) -> Signal | None:
     scores = torch.cat([scores, bonds.amax(0)[:, None].double()], 1)
     chance = scores[1:]
     deviations = ((scores[0] - chance.mean(0)) / chance.std(0).clamp_min(1e-12)).tolist()
-    return Signal(deviations[0], deviations[1], SEVERE * deviations[2], len(x))
+    line = 1.0 - float((y - others @ y).square().sum() / power)
+    return Signal(deviations[0], deviations[1], SEVERE * deviations[2], len(x), line)
 
 
 def _features(x: Tensor) -> Tensor:

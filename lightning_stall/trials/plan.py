@@ -231,12 +231,17 @@ class Trials:
             targets=bench.targets,
             regularised=decay > 0 or dropout >= DROPOUT,
             shown=bench.known.shown,
-            bond=bench.known.bond,
+            bond=self._bond(bench),
             off_scale=bench.inputs.off,
             uneven=bench.inputs.uneven > UNEVEN,
             apart=bool(bench.judged),
             spoken=spoken,
         )
+
+    def _bond(self, bench: Bench) -> float:
+        """What samples tell of their targets; by those of the first epoch, where they were asked: they are more."""
+        known = self.hub.bond
+        return bench.known.bond if known is None else max(known.best, bench.known.bond)
 
     def _settle(self, bench: Bench, steps: int) -> None:
         s = self.situation

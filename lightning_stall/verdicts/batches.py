@@ -11,7 +11,7 @@ import torch
 
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
-from lightning_stall.measure.columns import WIDEST, FieldWatch, Moments, robust_spreads, stacked
+from lightning_stall.measure.columns import ROWS, WIDEST, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import ClassCounts, TargetScale
 from lightning_stall.measure.probe import Signal, code_column, neighbours, signal
 from lightning_stall.verdicts import inputs as judge_inputs
@@ -169,7 +169,9 @@ class BatchJudge:
         """Whether the samples themselves tell anything about their targets."""
         parts = [w.sample for w in watch.inputs.values() if w.sample]
         lengths = [len(t) for t in watch.labels.sample]
-        aligned = [p for p in parts if [len(t) for t in p] == lengths[: len(p)] and len(p) >= len(lengths) - 1]
+        # wide ones end sooner, when enough of them are kept
+        enough = min(ROWS, sum(lengths[:-1]))
+        aligned = [p for p in parts if (sizes := [len(t) for t in p]) == lengths[: len(p)] and sum(sizes) >= enough]
         if not aligned or watch.labels.mixed or watch.labels.dense or not watch.roles.certain:
             return None
         rows = [r for p in aligned if (r := stacked(p)) is not None]
@@ -225,7 +227,8 @@ class BatchJudge:
             whole = (rows == rows.round()).all(0).tolist()
             if len(w.shape) == 2 and rows.shape[1] > 1 and all(whole):
                 self.order[name] = rows.shape[1], neighbours(rows)
-            target = y if y is not None and len(y) == len(rows) else None
+            same = [len(t) for t in w.sample] == [len(t) for t in watch.labels.sample[: len(w.sample)]]
+            target = y[: len(rows)] if y is not None and same and len(y) >= len(rows) else None
             self.codes[name] = [
                 (names[i], c.levels, c.as_categories, c.as_curve)
                 for i, fits in enumerate(whole[-MOST_COLUMNS:], max(0, len(whole) - MOST_COLUMNS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lightning_stall.measure.probe import NO_SIGNAL
 from lightning_stall.verdicts.inputs import Verdict, ramp, short
 
 LARGE = 30.0  # root mean square of regression targets
@@ -19,7 +20,6 @@ LEAKED_ROWS = 10
 FEW_SAMPLES = 50
 MEMORISED = 0.9  # share of a constant predictor's loss that is explained
 WORSE = 3.0  # validation loss over training loss
-NO_SIGNAL = 2.5  # standard deviations above shuffled targets, of 64 shuffles
 EXPLAINED_LITTLE = 0.15  # memorising explains a little as well
 
 
