@@ -265,6 +265,7 @@ _SYMPTOM_OF = {
 
 
 MUCH = 0.1  # of a constant predictor's loss, that a copy must be ahead of the run to speak of it still
+AHEAD = 0.1  # share of the targets, that a single column must tell more of than the run has learnt
 LEARNT = 0.8  # share of a constant predictor's loss: a run that has explained so much was held back by none of these
 PASSING = frozenset(
     {
@@ -350,6 +351,12 @@ def outdone(finding: Finding, outcome: Outcome) -> bool:
     e = outcome.evidence
     least = e.get("level", math.nan) - MUCH * abs(e.get("baseline", math.nan))
     return finding.evidence.get("trial", 0.0) > 0 and finding.evidence.get("after", math.inf) < least
+
+
+def in_reach(finding: Finding, outcome: Outcome) -> bool:
+    """Whether one column, its codes read as names, explains far more of the targets than this run had at its end."""
+    e = outcome.evidence
+    return "baseline" in e and finding.evidence.get("as_categories", 0.0) > e.get("explained", 1.0) + AHEAD
 
 
 def stands_alone(finding: Finding) -> bool:

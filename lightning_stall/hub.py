@@ -17,7 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_stall.diagnosis import outdone
+from lightning_stall.diagnosis import in_reach, outdone
 from lightning_stall.errors import of_a_worker
 from lightning_stall.finding import Finding
 from lightning_stall.history import Curves
@@ -350,7 +350,11 @@ class Hub:
         elif self.half_way or (self.mediocre and self.curve.n >= LONG_ENOUGH):
             self.journal.promote(self.step, self.epoch, least=STRONG, meant=self.mediocre)
         if self.curve.n >= LONG_ENOUGH:  # whatever the run has come to: a copy came much further, and sooner
-            self.journal.promote(self.step, self.epoch, only=lambda finding: outdone(finding, self.outcome))
+            self.journal.promote(self.step, self.epoch, only=self._far_ahead)
+
+    def _far_ahead(self, finding: Finding) -> bool:
+        """Whether this shows that far more was to be learnt than the run has at its end."""
+        return outdone(finding, self.outcome) or in_reach(finding, self.outcome)
 
     def abort(self, error: BaseException) -> None:
         """The fit died: say what is known, without the other ranks, and take everything out."""

@@ -12,6 +12,8 @@ LEARNT = 0.1  # of what there was to gain at the start, below which the run has 
 FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
 THERE = 0.12  # of the targets' variance, that nearest others, or a line, must explain above what the model does
 FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
+MANY_WEIGHTS = 64.0  # weights a target, below which it should fit one batch by heart whatever it is made of
+MOSTLY = 0.6  # of the targets' variance, that nearest others, or a line, explain
 # units that pass no gradient are why the weights are stuck: a fresh start that learns bears that out
 STUCK = ("dead-activations", "saturated-activations", "vanishing-gradients")
 # and these, once told, are why inputs may seem to tell nothing
@@ -59,6 +61,8 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     low = low if low is None or s.better(low, same) else None
     high = high if high is None or s.better(high, same) else None
     fresh_low, fresh_high = _best(s, fresh, below=True), _best(s, fresh, below=False)
+    if _held_down(s):
+        low = fresh_low = None
     peak = fresh.get(s.peak)
     if again is not None and _died_of_its_start(s, again):
         said.append(_told(s, fits, "bad-initialization", again, None))
@@ -142,6 +146,11 @@ def started_badly(s: Situation, fits: Fits) -> list[Conclusion]:
     return [_told(s, fits, "bad-initialization", again, None)] if again is not None and s.won(again) else []
 
 
+def _held_down(s: Situation) -> bool:
+    """Whether a penalty in the loss was told that holds the run back: a lower rate only swings less about what it leaves."""
+    return "excess-regularization" in s.spoken and not s.regularised and s.explained < LEARNT
+
+
 def _freed(s: Situation, fits: Fits, high: Fit | None) -> bool:
     """Whether leaving decay and dropout out does far more good than a higher rate, which outruns the decay too."""
     free = [f for a in ("now", "fresh") if (f := fits.get(start=a, free=True)) is not None and s.won(f)]
@@ -210,7 +219,8 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
         small = s.steady and 0 < s.weights < FEW_WEIGHTS * s.targets and "uninformative-targets" not in s.spoken
         # a model at the noise of its targets fits no batch by heart either; one too small leaves what others find
         small = small and s.shown > max(s.explained, 0.0) + THERE
-        if small and best.lived and _flat(best.losses) and best.losses[-1] < best.losses[0]:
+        at_its_end = (small and _flat(best.losses)) or _blind(s)
+        if at_its_end and best.lived and best.losses[-1] < best.losses[0]:
             # targets that mean nothing are as hard to learn by heart: half a witness
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
         return []
@@ -229,6 +239,12 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
         if ratio >= AS_FAST:
             return [_told(s, fits, "uninformative-targets", pairs[0][0], pairs[0][1], pace=ratio)]
     return []
+
+
+def _blind(s: Situation) -> bool:
+    """Whether samples tell most of their targets, the run has found nothing of it, and nobody knows of another reason."""
+    moderate = 0 < s.weights < MANY_WEIGHTS * s.targets
+    return s.steady and moderate and not s.spoken and s.shown > MOSTLY and s.explained < LEARNT
 
 
 def _no_better_than_a_guess(s: Situation, fits: Fits) -> bool:
