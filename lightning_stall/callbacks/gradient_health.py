@@ -19,6 +19,7 @@ from lightning_stall.measure.instability import ModuleWatch, find, take_for_zero
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
+from lightning_stall.remedies_operations import OperationGuard
 from lightning_stall.sinks import clean_tag, themes
 from lightning_stall.verdicts import gradients as judge
 from lightning_stall.verdicts.gradients import Layer
@@ -89,6 +90,9 @@ class GradientHealth(StallCallback):
         self.found_operation = False
         self.slope: str | None = None  # the operation whose slope is infinite, empty where it is not known which
         self.filling = False  # such slopes are taken for 0
+        self.broken: str | None = None  # the operation that made the first value that is no number
+        self.bad_losses = 0  # steps that such an operation has spoilt, since one was guarded
+        self._guard = OperationGuard()
         self.bad_slopes = 0  # steps that such slopes have spoilt
         self.runs_again = False  # a module is to be searched for before the next step
         self.searched = False  # for the operation that made the first value that is no number
@@ -193,6 +197,7 @@ class GradientHealth(StallCallback):
 
     def detach(self) -> None:
         self._control.remove()
+        self._guard.remove()
 
     def numbers(self) -> Mapping[str, float]:
         if self.last is None:
@@ -253,8 +258,8 @@ class GradientHealth(StallCallback):
         self.told_bad = True
         self.bad_in_a_row += 1
         remedy = self._remedy_done(reading, bool(bad_params))
-        if remedy is not None and not bad_losses:
-            remedy = self._fill_slopes(reading) or remedy
+        if remedy is not None:
+            remedy = (self._keep_defined(reading) if bad_losses else self._fill_slopes(reading)) or remedy
         if bad_losses:
             self._tell_bad_loss(reading, bad_losses, remedy)
         elif not reading.scaled or self.bad_in_a_row > SCALER_PATIENCE:
@@ -301,6 +306,7 @@ class GradientHealth(StallCallback):
             return
         self.found_operation = True
         self.slope = found.kind if in_gradient else None
+        self.broken = found.kind if not in_gradient else self.broken
         names = {id(p): plain_name(n) for n, p in self.hub.module.named_parameters()}
         layer = names.get(found.source, "").rpartition(".")[0]
         where = f"after `{layer}`" if layer else "in the loss"
@@ -377,6 +383,17 @@ class GradientHealth(StallCallback):
             self._buffers.restore(bad)
         if self.hub.readings.scaler is None and self._control.skip(optimizer, bad):
             self.hub.cleared_at = self.hub.step
+
+    def _keep_defined(self, reading: StepReading) -> str | None:
+        """Where one operation spoils step after step, give it only values that it is defined for; what was done."""
+        self.bad_losses += 1
+        kind = self.broken
+        if self.bad_losses < OFTEN or kind is None or kind in self._guard.kinds or not self._guard.knows(kind):
+            return None
+        self._guard.add(kind, self.hub.trainer.strategy)
+        self.searched, self.bad_losses = False, 0  # behind it there may be another
+        name = kind.partition("Backward")[0].lower()
+        return f"kept what `{name}` is given in the training step where it is defined, from step {reading.step + 1} on"
 
     def _fill_slopes(self, reading: StepReading) -> str | None:
         """Where one operation spoils step after step, do without its slopes that are not finite; what was done."""

@@ -105,6 +105,14 @@ def _div(node: Any, in_gradient: bool) -> tuple[str, str] | None:
     return ("a division by 0", "x / y.clamp_min(1e-6)") if x is not None and _has(x == 0) else None
 
 
+def _mul(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    x, y = saved(node, "self"), saved(node, "other")
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return None
+    none = ((x == 0) & y.isinf()) | (x.isinf() & (y == 0))
+    return ("0 times infinity", "torch.xlogy(p, p)  # in place of p * p.log()") if _has(none) else None
+
+
 def _reciprocal(node: Any, in_gradient: bool) -> tuple[str, str] | None:
     y = saved(node, "result")
     return ("a division by 0", "1 / y.clamp_min(1e-6)") if y is not None and _has(y.isinf()) else None
@@ -182,6 +190,7 @@ _RULES: dict[str, Rule] = {
     "Log10Backward0": _log,
     "Log1PBackward0": _log1p,
     "DivBackward0": _div,
+    "MulBackward0": _mul,
     "ReciprocalBackward0": _reciprocal,
     "ExpBackward0": _exp,
     "Expm1Backward0": _exp,
