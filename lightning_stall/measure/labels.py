@@ -15,6 +15,7 @@ MOST_CLASSES = 4096
 ENTRIES = 1 << 16  # of one batch's targets
 BLOCKS = 512  # batches remembered
 GUESSES = 200  # predictions that are enough to say so, from as few of the last batches as give them
+ROBUST = 1.7  # times the standard error of a variance, that of one from the median deviation has
 RECENT = 8  # measured batches that say what the model predicts now
 SMALLEST_BLOCK = 8  # samples; smaller batches are joined
 
@@ -43,6 +44,8 @@ class TargetScale:
     rows: int
     batches: int
     grouping: float  # share of the variance that lies between batches, beyond chance
+    error: float  # its standard error under random order
+    single: bool  # all are the same number
 
 
 @dataclass
@@ -138,6 +141,8 @@ class LabelWatch:
             rows=self.rows,
             batches=self.batches,
             grouping=min(1.0, grouping) if math.isfinite(grouping) else math.nan,
+            single=bool((table[:, 2] == 0).all() and (table[:, 0] == table[0, 0]).all()),
+            error=ROBUST * math.sqrt(2 / len(table)) / max(size, 1.0),
         )
 
 

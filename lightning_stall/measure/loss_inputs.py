@@ -42,6 +42,7 @@ def given_wrong(term: Term, given: Given) -> Iterator[Fault]:
         return
     yield from _probabilities(term, given)
     yield from _batch_axis(term, given)
+    yield from _other_axis(term, given)
     yield from _broadcast(term, given)
     yield from _columns_against_an_index(term, given)
 
@@ -217,6 +218,24 @@ def _batch_axis(term: Term, given: Given) -> Iterator[Fault]:
             certain=term.kind == "cross-entropy",
         )
         return
+
+
+def _other_axis(term: Term, given: Given) -> Iterator[Fault]:
+    """Log-probabilities over another dimension than the one in which `nll_loss` looks for classes, which is 1."""
+    log = log_softmax(term) if term.kind == "cross-entropy" else None
+    dim, length = softmax_size(log) if log is not None else (1, 0)
+    size = shape(log) if log is not None else ()
+    if log is None or dim == 1 or len(size) < 3 or producer(children(term.node)[0]) != children(term.node)[0]:
+        return
+    who, where = given.names.of("LogSoftmax", log)
+    yield Fault(
+        "batch-mixing" if dim == 0 else "wrong-loss-for-task",
+        f"{capital(who)} runs over dimension {dim} of {text(size)}, {length} places, where `nll_loss` looks for classes in "
+        f"dimension 1, of {size[1]}: the shares of no place add up to 1.",
+        "Normalise over the classes:\n\n    loss = F.cross_entropy(logits, y)  # logits (N, C, ...), or log_softmax(dim=1)",
+        {"dim": float(dim), "places": float(length), "classes": float(size[1])},
+        where,
+    )
 
 
 def _under_log(edge: Edge) -> Edge:

@@ -101,6 +101,7 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
         return
     if term.kind.startswith("binary"):
         yield from _not_between_0_and_1(term, given)
+        yield from _never_below_a_half(term, given)
         return
     if term.kind not in REGRESSION | BY_HAND:
         return
@@ -205,6 +206,32 @@ def _not_between_0_and_1(term: Term, given: Given) -> Iterator[Fault]:
         "    loss = F.mse_loss(prediction, y)  # numbers",
         {"share_beyond": share, "target_min": low, "target_max": high},
         given.names.of_loss(term.kind),
+    )
+
+
+def _never_below_a_half(term: Term, given: Given) -> Iterator[Fault]:
+    """Logits of one sign name one class alone. Healthy: targets that are all of that class, as of a mined set."""
+    found = prediction(term) if term.kind.endswith("logits") else None
+    reach = bounds(found.op, found.edge) if found is not None else None
+    target = saved(term.node, "target")
+    if found is None or reach is None or not isinstance(target, Tensor) or target.numel() < 2:
+        return
+    if found.op in ("Sigmoid", "Softmax"):
+        return  # a probability in a logit's place is another fault
+    low, high = reach
+    other = (target < 0.5) if low >= 0 else (target > 0.5)
+    share = float(other.float().mean()) if low >= 0 or high <= 0 else 0.0
+    if share <= MATERIAL:
+        return
+    who, where = given.names.of(found.op, found.edge)
+    yield Fault(
+        "output-range-mismatch",
+        f"{capital(who)} gives logits {_interval(reach)}, which stand for probabilities "
+        f"{'of at least' if low >= 0 else 'of at most'} 0.5, and {share:.0%} of the targets are of the other class; "
+        f"less than {MATERIAL:.0%} would do.",
+        "End the model without it: a logit is any real number\n\n    logits = self.head(h)",
+        {"share_beyond": share, "reach_low": low, "reach_high": high, "strength": 0.5 + 0.5 * share},
+        where,
     )
 
 

@@ -111,9 +111,13 @@ class BatchJudge:
             single = self._one_class(watch, run, classes)
         elif scale is not None and watch.roles.certain:
             varied = scale.std > 0
+            self.only_class = scale.single
+            whole = run.epoch_over or (run.shuffles is True and watch.labels.rows >= 512)
+            if scale.single and whole and not run.deliberate:
+                single = judge_targets.one_value(scale.mean, _at_most(watch.labels.rows, run), watch.plain)
             if not run.deliberate:
                 grouped = judge_targets.unshuffled(
-                    scale.grouping, 1 / math.sqrt(scale.batches), scale.batches, run.shuffles, classes=False
+                    scale.grouping, scale.error, scale.batches, run.shuffles, classes=False
                 )
             self.logged |= {"stall/targets/mean": scale.mean, "stall/targets/std": scale.std}
         if not run.deliberate:

@@ -16,6 +16,7 @@ UNSURE = -0.5  # share of a constant predictor's loss explained, below which a m
 GROUPED = 0.8  # of 1: batches of one class
 LEANING = 0.3
 LEAKED_SHARE = 0.05
+SORTED = 0.95  # of 1: numbers in order
 LEAKED_ROWS = 10
 FEW_SAMPLES = 50
 MEMORISED = 0.9  # share of a constant predictor's loss that is explained
@@ -159,6 +160,22 @@ scaling that was meant for images:
     )
 
 
+def one_value(value: float, rows: int, only_loss: bool) -> Verdict | None:
+    """Every target is the same number, over a whole epoch. Certain for the only loss."""
+    if rows < 64:
+        return None
+    return Verdict(
+        "uninformative-targets",
+        f"All targets of {rows} samples are {value:.4g}: a constant answers them all; two values are the least there is "
+        "to learn.",
+        "Look at the targets before and after each transform, and at the column that they are read from:\n\n"
+        "    print(y.min(), y.max(), y.unique()[:10])",
+        {"value": value, "targets": float(rows), "strength": 0.95},
+        (f"value {value:.4g}",),
+        statistical=not only_loss,
+    )
+
+
 def unshuffled(grouping: float, error: float, blocks: int, shuffles: bool | None, classes: bool) -> Verdict | None:
     """Batches hold one class at a time (certain where nothing shuffles), or lean that way (statistical).
 
@@ -184,11 +201,16 @@ def unshuffled(grouping: float, error: float, blocks: int, shuffles: bool | None
             "grouping": grouping,
             "error": error,
             "batches": float(blocks),
-            "strength": 0.9 if certain else 0.3 + 0.4 * grouping if classes else 0.25,
+            "strength": 0.9 if certain else 0.3 + 0.4 * grouping if classes else _of_numbers(grouping),
         },
         where=("train_dataloader",),
         statistical=not certain,
     )
+
+
+def _of_numbers(grouping: float) -> float:
+    """How sure numbers that come grouped make it: those of a time series may drift."""
+    return 0.9 if grouping > SORTED else 0.6 if grouping > GROUPED else 0.25
 
 
 def leakage(found: int, looked_up: int, remembered: int) -> Verdict | None:
