@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_stall.measure.graph import nodes
-from lightning_stall.measure.losses import SeenLoss, recognise_node
+from lightning_stall.measure.losses import SeenLoss, recognise, recognise_node
 
 MOST_FIELDS = 64
 DEPTH = 6
@@ -160,6 +160,10 @@ def loss_terms(loss: Tensor) -> list[SeenLoss]:
         seen = recognise_node(node)
         if seen is not None:
             found.append(seen)
+    if (
+        not found and (whole := recognise(loss)) is not None
+    ):  # written by hand, of operations that are no loss by themselves
+        found.append(whole)
     return found
 
 
