@@ -340,3 +340,82 @@ def test_a_faint_bond_is_a_bond(share: float, told: str, classes: bool) -> None:
         return fit(m(b[0])[:, 0], b[1])
 
     assert first(family(Trained(net(1, width=32), loss, 1e-3), batches(x, y), 5)) == told
+
+
+# --- ids in a table of floats -----------------------------------------------------------------------------------------
+
+
+class Shops(nn.Module):
+    """A table whose first column is the number of the shop: looked up, or taken for a quantity."""
+
+    def __init__(self, looked_up: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 4) if looked_up else None
+        self.net = net(1, 2 + (4 if looked_up else 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shop = x[:, :1] if self.table is None else self.table(x[:, 0].long())
+        out: Tensor = self.net(torch.cat([shop, x[:, 1:]], 1))
+        return out
+
+
+@pytest.mark.parametrize(("looked_up", "told"), [(False, {"categorical-as-numeric"}), (True, set())])
+def test_a_column_that_is_looked_up_is_no_quantity(looked_up: bool, told: set[str]) -> None:
+    g = torch.Generator().manual_seed(4)
+    shop = torch.randint(50, (1200, 1), generator=g).float()
+    x = torch.cat([shop, torch.randn(1200, 2, generator=g)], 1)
+    y = torch.randn(50, generator=g)[shop[:, 0].long()] + 0.3 * x[:, 1]
+    health = InputHealth(auto_remedy=True, standardize=True)
+    report = watch(Trained(Shops(looked_up), squared), batches(x, y), health, max_epochs=3)
+    seen = {f.code for f in report.findings} & {"categorical-as-numeric", "unscaled-inputs", "disparate-feature-scales"}
+    assert told <= seen if told else not seen
+
+
+# --- what else a loss may be given ------------------------------------------------------------------------------------
+
+
+def test_logits_that_cannot_be_negative() -> None:
+    def loss(m: Trained, b: Any) -> Tensor:
+        return F.binary_cross_entropy_with_logits(m(b[0]).relu()[:, 0], b[1])
+
+    assert first(watch(Trained(net(1), loss), batches(X, YES), LossCheck(), max_steps=4)) == "output-range-mismatch"
+    only_ones = watch(Trained(net(1), loss), batches(X, torch.ones(SIZE)), LossCheck(), max_steps=4)
+    assert not only_ones.causes
+
+
+@pytest.mark.parametrize(("dim", "told"), [(0, "batch-mixing"), (1, ""), (2, "wrong-loss-for-task")])
+def test_shares_of_another_dimension(dim: int, told: str) -> None:
+    picture = torch.randn(128, 1, 6, 6, generator=DRAW)
+    module = Trained(nn.Conv2d(1, 3, 3, padding=1), lambda m, b: F.nll_loss(m(b[0]).log_softmax(dim), b[1]))
+    masks = (picture[:, 0] > 0).long()
+    assert first(watch(module, batches(picture, masks), LossCheck(), max_steps=4)) == told
+
+
+def test_targets_of_one_value() -> None:
+    alike = watch(Trained(net(1), squared), batches(X, torch.full((SIZE,), 3.0)), InputHealth(), max_epochs=2)
+    assert first(alike) == "uninformative-targets"
+    rare = torch.zeros(SIZE)
+    rare[::80] = 1.0
+    assert not watch(Trained(net(1), squared), batches(X, rare), InputHealth(), max_epochs=2).causes
+
+
+@pytest.mark.parametrize(("shuffle", "seen"), [(False, True), (True, False)])
+def test_numbers_in_order(shuffle: bool, seen: bool) -> None:
+    y = (X @ W[:, 0]).tanh() + 0.3 * X[:, 1] * X[:, 2]
+    order = y.argsort()
+    rows = DataLoader(TensorDataset(X[order], y[order] / y.std()), batch_size=32, shuffle=shuffle)
+    report = watch(Trained(net(1), squared, 1e-3), rows, InputHealth(), max_epochs=2)
+    found = [f for f in report.findings if f.code == "unshuffled-data"]
+    assert bool(found) == seen
+    if seen:
+        assert found[0].evidence["grouping"] > 0.95
+
+
+def test_targets_of_a_loss_written_by_hand_are_known() -> None:
+    def by_hand(m: Trained, b: Any) -> Tensor:
+        z = m(b[0])
+        return (z.logsumexp(1) - z.gather(1, b[1][:, None])[:, 0]).mean()
+
+    order = CLASSES.argsort()
+    rows = DataLoader(TensorDataset(X[order], CLASSES[order]), batch_size=32)
+    assert first(watch(Trained(net(4), by_hand), rows, InputHealth(), max_epochs=2)) == "unshuffled-data"

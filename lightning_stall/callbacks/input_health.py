@@ -459,8 +459,8 @@ class InputHealth(StallCallback):
     def _fit(self, code: str, name: str) -> str | None:
         """Standardise this field from the next step on; what was done, None where nothing was."""
         watch = self.watch.inputs.get(name)
-        if watch is None or watch.batches < FITTED_ON or self.hub.distributed:
-            return None
+        if watch is None or watch.batches < FITTED_ON or self.hub.distributed or self.watch.ids.get(name):
+            return None  # ids are no numbers to be moved
         if name not in self.standardizer.statistics:
             if not self.standardizer.fit(name, watch, self.watch.entries):
                 return None

@@ -55,6 +55,7 @@ class BatchWatch:
 
     roles: Roles = field(default_factory=Roles)
     entries: list[Entry] = field(default_factory=list)
+    ids: dict[str, set[int]] = field(default_factory=dict)  # columns of float fields that an embedding is given
     inputs: dict[str, FieldWatch] = field(default_factory=dict)
     integers: dict[str, FieldWatch] = field(default_factory=dict)
     extremes: dict[str, ExtremeHistory] = field(default_factory=dict)
@@ -151,6 +152,7 @@ class BatchWatch:
         """Tell inputs from targets, now that the loss is there. Waits for the device."""
         self._hooks.remove()
         self.entries = self._hooks.read() or self.entries
+        self.ids = self._hooks.ids() or self.ids
         self.roles = find_roles(found, loss_terms(loss))
         entered = {e.field for e in self.entries}
         both = [f.name for f in found if f.name in self.roles.targets and f.name in entered and f.floating]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,7 +74,8 @@ class BatchJudge:
         inputs = [self._numbers(watch, name, run.loader) for name in self.moments]
         inputs += _cast(watch)
         widths = {x.name: len(x.mean) for x in inputs}
-        judged = [x for x in inputs if x.name not in leave]
+        named = {name for name, columns in watch.ids.items() if len(columns) >= widths.get(name, 0)}
+        judged = [x for x in inputs if x.name not in leave | named]
         yield "unscaled-inputs", _strongest(judge_inputs.unscaled_inputs(x) for x in judged)
         yield "disparate-feature-scales", _strongest(judge_inputs.disparate_scales(x) for x in judged)
         found = (
@@ -193,7 +194,7 @@ class BatchJudge:
         tag = name.replace("batch", "", 1).strip("[]'.") or "batch"
         self.logged[f"stall/inputs/mean/{tag}"] = math.fsum(m.mean) / len(m.mean)
         self.logged[f"stall/inputs/std/{tag}"] = math.sqrt(math.fsum(s * s for s in m.std) / len(m.std))
-        return InputNumbers(
+        numbers = InputNumbers(
             name=name,
             batches=m.batches,
             rows=m.rows,
@@ -211,6 +212,9 @@ class BatchJudge:
             entry_rms=math.nan if entry is None or as_it_is else entry.rms,
             entry_spreads=math.nan if entry is None or as_it_is else entry.spreads,
         )
+
+        ids = watch.ids.get(name)
+        return numbers if not ids else _without(numbers, ids)
 
     def _read_sample(self, watch: BatchWatch, loader: Any) -> None:
         """Look at the kept rows of tables, again only where there are more of them."""
@@ -236,7 +240,9 @@ class BatchJudge:
             self.codes[name] = [
                 (names[i], c.levels, c.as_categories, c.as_curve)
                 for i, fits in enumerate(whole[-MOST_COLUMNS:], max(0, len(whole) - MOST_COLUMNS))
-                if fits and (c := code_column(rows[:, i], target, watch.labels.kind == "cross-entropy")) is not None
+                if fits
+                and i not in watch.ids.get(name, ())
+                and (c := code_column(rows[:, i], target, watch.labels.kind == "cross-entropy")) is not None
             ]
 
     def corrupt(self, watch: BatchWatch, run: Context) -> Verdict | None:
@@ -249,6 +255,26 @@ class BatchJudge:
                 self.outliers.append(Outlier(place, batch, leap.step, leap.row, leap.ratio, leap.limit, loss, norm))
         self.outliers = sorted(self.outliers, key=lambda o: -o.ratio)[:REMEMBERED]
         return judge_inputs.corrupt_samples(self.outliers, watch.batches)
+
+
+def _without(x: InputNumbers, ids: Set[int]) -> InputNumbers:
+    """The numbers of a table without the columns that an embedding is given."""
+    kept = [i for i in range(len(x.mean)) if i not in ids]
+    if not kept:
+        return x
+    rms = math.sqrt(math.fsum(x.mean[i] ** 2 + x.std[i] ** 2 for i in kept) / len(kept))
+    whole = len(x.spreads) == len(x.mean)
+    return replace(
+        x,
+        rms=rms,
+        nonzero_rms=rms,
+        mean=[x.mean[i] for i in kept],
+        std=[x.std[i] for i in kept],
+        spreads=[x.spreads[i] for i in kept] if whole else x.spreads,
+        columns=[x.columns[i] for i in kept] if len(x.columns) == len(x.mean) else x.columns,
+        entry_rms=math.nan,
+        entry_spreads=math.nan,
+    )
 
 
 def _numbers_of(name: str, w: FieldWatch) -> InputNumbers | None:
