@@ -155,3 +155,41 @@ def test_the_strategy_is_put_back() -> None:
     made.remove()
     assert strategy.training_step().isinf()
     assert "training_step" not in vars(strategy)
+
+
+class Unit(nn.Module):
+    """Divides each row by its length, and hands it to a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(x / x.norm(dim=1, keepdim=True))
+        return out
+
+
+class Rows(LightningModule):
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.net: nn.Module = nn.Sequential(nn.Identity(), Unit() if inside else nn.Linear(8, 4))
+        self.inside = inside
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0] if self.inside else batch[0] / batch[0].norm(dim=1, keepdim=True)
+        return F.cross_entropy(self.net(x), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters())
+
+
+@pytest.mark.parametrize(("inside", "where"), [(True, "net.1 (Unit)"), (False, "net.0 (Identity)")])
+def test_what_is_made_before_the_first_weight_is_traced_to_its_place(inside: bool, where: str) -> None:
+    torch.manual_seed(0)
+    x, y = clusters()
+    x[5] = 0.0
+    loader = DataLoader(TensorDataset(x, y), batch_size=32)
+    report = watch(Rows(inside), loader, GradientHealth(), max_epochs=1)
+    assert report.causes[0].code == "unstable-operation"
+    assert where in report.causes[0].summary
+    assert ("the step hands" in report.causes[0].summary) != inside

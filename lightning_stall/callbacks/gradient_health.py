@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import Spike
 from lightning_stall.journal import MADE_HERE
+from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, stored, total_norm
 from lightning_stall.measure.instability import ModuleWatch, find, take_for_zero
 from lightning_stall.measure.sequences import Sequences
@@ -327,9 +328,13 @@ class GradientHealth(StallCallback):
             run_again(self.hub.trainer, self.hub.module, self.hub.batch)
         finally:
             watch.release()
+        whole = all(bool(f.tensor.isfinite().all()) for f in fields(self.hub.batch[0]) if f.floating)
         if watch.found is not None:
             self.found_operation = True
             self._say(judge.broken_module(watch.found, self.hub.batch[1], self.hub.epoch))
+        elif watch.handed and not watch.name and whole:
+            self.found_operation = True
+            self._say(judge.broken_step(watch.handed, self.hub.batch[1], self.hub.epoch))
 
     def _say(self, verdict: Verdict | None, step: int | None = None, remedy: str | None = None) -> bool:
         """Tell it; whether there was anything to tell."""

@@ -217,6 +217,7 @@ class ModuleWatch:
 
     def __init__(self, module: Module) -> None:
         self.name = ""
+        self.handed = ""  # the first module to end that was given what is not finite
         self._hooks = [
             part.register_forward_hook(quiet(self._look(name, part)), with_kwargs=True)
             for name, part in module.named_modules()
@@ -232,6 +233,9 @@ class ModuleWatch:
         def hook(module: Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.name or _fine(output, torch.inf):
                 return
+            if not _fine([args, kwargs], torch.inf):
+                self.handed = self.handed or f"{name} ({type(part).__name__})"
+                return  # a victim; one around it may have made what it was given
             # the first to end with such an output is the innermost that made it; where its other values are huge too,
             # they had grown until some overflowed
             rest = [torch.nan_to_num(t.detach(), 0.0, 0.0, 0.0) for t in _floats(output)]

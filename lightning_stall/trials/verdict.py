@@ -63,6 +63,8 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
     fresh_low, fresh_high = _best(s, fresh, below=True), _best(s, fresh, below=False)
     if _held_down(s):
         low = fresh_low = None
+    if "unscaled-inputs" in s.spoken and scaled is None:  # so low a rate is what inputs of such a size need
+        low, fresh_low = (f if f is None or f.arm.factor >= MUCH_LOWER else None for f in (low, fresh_low))
     peak = fresh.get(s.peak)
     if again is not None and _died_of_its_start(s, again):
         said.append(_told(s, fits, "bad-initialization", again, None))

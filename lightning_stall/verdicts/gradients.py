@@ -209,6 +209,20 @@ def broken_module(module: str, batch: int, epoch: int) -> Verdict:
     )
 
 
+def broken_step(module: str, batch: int, epoch: int) -> Verdict:
+    """The step made values that are not finite of a batch that is, before any module had a part in it."""
+    return Verdict(
+        "unstable-operation",
+        f"Batch {batch} of epoch {epoch} is finite, and what the step hands to `{module}`, the first of its modules, is not.",
+        "Look in `training_step`, before that module is called, for a division, a logarithm or a root, and keep its input "
+        "where it is defined:\n\n    x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)",
+        evidence={"batch_idx": float(batch), "strength": 0.9},
+        where=(module,),
+        statistical=False,
+        severity="critical",
+    )
+
+
 def leapt(total: float, usual: float, limit: float, steps: int, batch_idx: int, of: Sequence[Layer]) -> Verdict:
     """One norm stands far above those before."""
     return Verdict(
