@@ -26,6 +26,7 @@ from lightning_stall.trials.raising import RateHelp
 from lightning_stall.verdicts import held as held_by
 from lightning_stall.verdicts import rates, schedules
 from lightning_stall.verdicts.inputs import Verdict
+from lightning_stall.verdicts.rivals import Rivals
 
 LOOK = 32  # optimizer steps in which the handling of gradients is watched at every step
 
@@ -84,6 +85,7 @@ class OptimizerHealth(StallCallback):
         self.ratios: dict[str, float] = {}
         self.medians: list[float] = []  # median update-to-weight ratio of the last checks
         self.by_group: dict[int, tuple[float, float]] = {}  # the last of each parameter group, and its share of weights
+        self.rivals = Rivals()
         self.largest_early = 0.0  # of these medians, in the first LOOK steps
         self.cosines: list[float] = []
         self.first_norms: dict[str, float] = {}
@@ -236,6 +238,12 @@ class OptimizerHealth(StallCallback):
             self._look_at_what_is_kept_apart()
         self._look_at_clearing()
         self._look_at_replicas()
+        kinds = [
+            (type(o).__name__, max((float(g.get("lr", 0.0)) for g in o.param_groups), default=0.0))
+            for o in self.hub.readings.optimizers
+        ]
+        for verdict in self.rivals.verdicts(self.hub.step, self.planned, kinds):
+            self._say(verdict)
 
     def judged(self) -> None:
         hub = self.hub
@@ -353,6 +361,8 @@ class OptimizerHealth(StallCallback):
             if hub.step <= LOOK:
                 self.largest_early = max(self.largest_early, self.medians[-1])
             hub.first_steps = self.largest_early
+        by_optimizer = [[n for n, p in zip(t.names, t.params, strict=True) if p.ndim >= 2] for t in tables]
+        self.rivals.read(self.ratios, by_optimizer, hub.step <= LOOK)
         self.by_group = self._medians_by_group(dict(zip((id(p) for p in params), names, strict=True)))
         if self._cosine is not None:
             value = float(self._cosine)
