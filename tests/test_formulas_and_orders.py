@@ -419,3 +419,48 @@ def test_targets_of_a_loss_written_by_hand_are_known() -> None:
     order = CLASSES.argsort()
     rows = DataLoader(TensorDataset(X[order], CLASSES[order]), batch_size=32)
     assert first(watch(Trained(net(4), by_hand), rows, InputHealth(), max_epochs=2)) == "unshuffled-data"
+
+
+# --- several optimizers -----------------------------------------------------------------------------------------------
+
+
+class Adversaries(LightningModule):
+    def __init__(self, maker: float, critic: float) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.rates = maker, critic
+        self.maker = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+        self.critic = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        makes, judges = self.optimizers()  # type: ignore[attr-defined]
+        made = self.maker(torch.randn(len(batch[0]), 4))
+        judges.zero_grad()
+        self.manual_backward(F.softplus(-self.critic(batch[0])).mean() + F.softplus(self.critic(made.detach())).mean())
+        judges.step()
+        makes.zero_grad()
+        self.manual_backward(F.softplus(-self.critic(made)).mean())
+        makes.step()
+
+    def configure_optimizers(self) -> Any:
+        parts = zip((self.maker, self.critic), self.rates, strict=True)
+        return [torch.optim.Adam(part.parameters(), lr=rate, betas=(0.5, 0.9)) for part, rate in parts]
+
+
+@pytest.mark.parametrize(
+    ("maker", "critic", "told"),
+    [
+        (2e-3, 2e-3, ""),
+        (1e-4, 4e-4, ""),
+        (1e-7, 2e-3, "learning-rate-too-low"),
+        (2e-3, 1e-7, "learning-rate-too-low"),
+        (2e-3, 0.7, "learning-rate-too-high"),
+    ],
+)
+def test_the_pace_of_one_of_two_optimizers(maker: float, critic: float, told: str) -> None:
+    angle = 6.28 * torch.rand(SIZE, generator=torch.Generator().manual_seed(0))
+    ring = torch.stack([angle.cos(), angle.sin()], 1)
+    report = watch(Adversaries(maker, critic), batches(ring, size=64), OptimizerHealth(), PlateauWatch(), max_epochs=8)
+    assert first(report) == told
+    if told:
+        assert list(report.causes[0].findings[0].where) == [f"optimizer {int(critic != 2e-3)}"]
