@@ -464,3 +464,27 @@ def test_the_pace_of_one_of_two_optimizers(maker: float, critic: float, told: st
     assert first(report) == told
     if told:
         assert list(report.causes[0].findings[0].where) == [f"optimizer {int(critic != 2e-3)}"]
+
+
+@pytest.mark.parametrize(("flat", "told"), [(False, "loss-shape-mismatch"), (True, "")])
+def test_targets_that_a_step_makes_in_another_shape(flat: bool, told: str) -> None:
+    def gathered(m: Trained, b: Any) -> Tensor:
+        reward = b[0][:, :4].gather(1, b[1][:, None])
+        value = m(b[0]).squeeze(-1)
+        return ((reward.squeeze(-1) if flat else reward) - value).pow(2).mean()
+
+    assert first(watch(Trained(net(1), gathered), batches(X, CLASSES), LossCheck(), max_steps=4)) == told
+
+
+def test_all_pairs_that_are_meant() -> None:
+    def kernel(m: Trained, b: Any) -> Tensor:
+        z = m(b[0])[:, 0]
+        grid = torch.linspace(-1, 1, len(z))[:, None]
+        return (torch.exp(-((grid - z) ** 2)).mean(1) - 0.5).square().mean()
+
+    def order(m: Trained, b: Any) -> Tensor:
+        z, y = m(b[0])[:, 0], b[1]
+        return F.softplus(-(z[:, None] - z) * (y[:, None] - y).sign()).mean()
+
+    for loss in (kernel, order):
+        assert not watch(Trained(net(1), loss), batches(X, YES), LossCheck(), max_steps=4).causes

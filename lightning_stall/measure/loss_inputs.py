@@ -276,8 +276,16 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
     if term.kind in REGRESSION:
         if not _stretched(saved(term.node, "target"), 0 if target == row else 1):
             return
-    elif _new_dimension(term) or not any(tuple(t.shape) == target for t in given.batch):
+    elif _new_dimension(term):
         return
+    elif not any(tuple(t.shape) == target for t in given.batch):
+        # made of the batch in the step: then a square or an absolute value of each against each measures nothing
+        if (
+            n != given.batch_size
+            or term.kind not in BY_HAND
+            or short(producer(inside[0])[0]).endswith("AccumulateGrad")
+        ):
+            return
     yield Fault(
         "loss-shape-mismatch",
         f"The prediction {text(shown)} and the target {text(target)} broadcast against each other to "
