@@ -278,14 +278,8 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
             return
     elif _new_dimension(term):
         return
-    elif not any(tuple(t.shape) == target for t in given.batch):
-        # made of the batch in the step: then a square or an absolute value of each against each measures nothing
-        if (
-            n != given.batch_size
-            or term.kind not in BY_HAND
-            or short(producer(inside[0])[0]).endswith("AccumulateGrad")
-        ):
-            return
+    elif not any(tuple(t.shape) == target for t in given.batch) and not _made_in_the_step(term, inside[0], n, given):
+        return
     yield Fault(
         "loss-shape-mismatch",
         f"The prediction {text(shown)} and the target {text(target)} broadcast against each other to "
@@ -301,6 +295,12 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
         {"pairs": float(n * n), "samples": float(n)},
         given.names.of_loss(term.kind),
     )
+
+
+def _made_in_the_step(term: Term, edge: Edge, n: int, given: Given) -> bool:
+    """Whether the target may be made of the batch: a square or an absolute value of each against each measures nothing.
+    What is compared with a parameter is a kernel's grid."""
+    return n == given.batch_size and term.kind in BY_HAND and "AccumulateGrad" not in short(producer(edge)[0])
 
 
 def _stretched(target: object, dim: int) -> bool:
