@@ -276,9 +276,9 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
     if term.kind in REGRESSION:
         if not _stretched(saved(term.node, "target"), 0 if target == row else 1):
             return
-    elif _new_dimension(term):
-        return
-    elif not any(tuple(t.shape) == target for t in given.batch) and not _made_in_the_step(term, inside[0], n, given):
+    elif _new_dimension(term) or not (
+        any(tuple(t.shape) == target for t in given.batch) or _made_in_the_step(term, inside[0], n, given)
+    ):
         return
     yield Fault(
         "loss-shape-mismatch",
