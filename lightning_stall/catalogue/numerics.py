@@ -141,7 +141,8 @@ NUMERICS: tuple[Entry, ...] = (
         """,
         remedy="""
             `GradientHealth(auto_remedy=True)` skips the steps it spoils, and takes infinite slopes, as that of a root at 0,
-            for 0 where they come again; the operation is for a person to mend.
+            for 0 where they come again. Where values come out that are no numbers, again and again, the operation is given
+            only what it is defined for, in the training step alone: what you evaluate is as you wrote it, and yours to mend.
         """,
     ),
 )
