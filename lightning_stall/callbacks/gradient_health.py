@@ -47,7 +47,8 @@ class GradientHealth(StallCallback):
         auto_remedy: leave out a step whose gradients are not finite, before it reaches the weights, and put BatchNorm's
             running statistics back. A fused optimizer is told on the device; any other needs the answer on the host,
             one wait a step on an accelerator. With a GradScaler the step is the scaler's. Where the slopes of one operation
-            spoil step after step (a root at 0), those that are not finite are taken for 0.
+            spoil step after step (a root at 0), those that are not finite are taken for 0; where its values do (a logarithm
+            of 0), it is given only what it is defined for, in the training step.
         every_n_steps: optimizer steps between checks; None takes the Trainer's `log_every_n_steps`.
         mute: codes never to be told.
 
