@@ -298,9 +298,9 @@ def _broadcast(term: Term, given: Given) -> Iterator[Fault]:
 
 
 def _made_in_the_step(term: Term, edge: Edge, n: int, given: Given) -> bool:
-    """Whether the target may be made of the batch: a square or an absolute value of each against each measures nothing.
-    What is compared with a parameter is a kernel's grid."""
-    return n == given.batch_size and term.kind in BY_HAND and "AccumulateGrad" not in short(producer(edge)[0])
+    """Whether the target may be made of the batch: a mean square of each against each measures nothing. Absolute values
+    of all pairs are a distance of distributions, and what is compared with a parameter is a kernel's grid."""
+    return n == given.batch_size and term.kind == "square" and "AccumulateGrad" not in short(producer(edge)[0])
 
 
 def _stretched(target: object, dim: int) -> bool:
