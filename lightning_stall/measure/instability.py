@@ -105,7 +105,13 @@ def _div(node: Any, in_gradient: bool) -> tuple[str, str] | None:
     return ("a division by 0", "x / y.clamp_min(1e-6)") if x is not None and _has(x == 0) else None
 
 
+_PRODUCTS = ("Addmm", "Mm", "Bmm", "Convolution", "Add", "Mul")
+
+
 def _mul(node: Any, in_gradient: bool) -> tuple[str, str] | None:
+    made = [child.name() for child, _ in node.next_functions if child is not None]
+    if any(name.startswith(_PRODUCTS) for name in made):
+        return None  # values that have grown until one overflowed
     x, y = saved(node, "self"), saved(node, "other")
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         return None
