@@ -488,3 +488,39 @@ def test_all_pairs_that_are_meant() -> None:
 
     for loss in (kernel, order):
         assert not watch(Trained(net(1), loss), batches(X, YES), LossCheck(), max_steps=4).causes
+
+
+@pytest.mark.parametrize(
+    ("read", "log_input", "told"),
+    [
+        (torch.sigmoid, False, "output-range-mismatch"),
+        (torch.sigmoid, True, "output-range-mismatch"),
+        (F.softplus, False, ""),
+        (lambda z: z, True, ""),
+    ],
+)
+def test_rates_that_the_last_activation_cannot_reach(read: Any, log_input: bool, told: str) -> None:
+    counts = torch.poisson((2 + X[:, 0] * 0.5).exp(), generator=torch.Generator().manual_seed(6))
+
+    def likelihood(m: Trained, b: Any) -> Tensor:
+        return F.poisson_nll_loss(read(m(b[0])[:, 0]), b[1], log_input=log_input)
+
+    assert first(watch(Trained(net(1), likelihood), batches(X, counts), LossCheck(), max_steps=4)) == told
+
+
+class WarmingUp(Trained):
+    """Its rate is set in its own step, and rises to a height that the run never comes to."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(net(4), cross_entropy, 3e-3)
+        self.steps = steps
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:  # type: ignore[override]
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate * min(1.0, (self.trainer.global_step + 1) / self.steps)
+        optimizer.step(closure=closure)
+
+
+@pytest.mark.parametrize(("steps", "told"), [(1_000_000, "learning-rate-too-low"), (30, "")])
+def test_a_rate_that_rises_throughout(steps: int, told: str) -> None:
+    assert first(family(WarmingUp(steps), batches(X, CLASSES), 8)) == told

@@ -300,7 +300,7 @@ def find(loss: Expression, given: Given, whole: Tensor | None = None) -> Iterato
         yield from given_wrong(term, given)
         yield from out_of_reach(term, given, alone)
     yield from itertools.chain(maximised(loss, given), divergence_sign(loss), similarity(loss, given))
-    yield from itertools.chain(overlap(loss, given), given_by_formula(loss))
+    yield from itertools.chain(overlap(loss, given), given_by_formula(loss, given))
 
 
 def model_output(term: Term) -> Any:

@@ -294,6 +294,8 @@ class OptimizerHealth(StallCallback):
         elif self.hub.half_way:
             self._judge_regularization()
         self._judge_first_steps()
+        if self.hub.outcome.state == "never learned":  # which a rate that rose throughout shows only now
+            self._judge_rate()
 
     def detach(self) -> None:
         self.hub.rate.factors.pop(self.state_key, None)
@@ -537,6 +539,8 @@ class OptimizerHealth(StallCallback):
             self._say(low)
             self._slow = ratio
             return
+        if hub.ending and state == "never learned" and hub.curve.rising_until >= schedules.RISING * hub.curve.n:
+            self._say(schedules.never_risen(ratio, self.rate, hub.curve.n))
         overshoot = median(self.cosines) if self.cosines else 0.0
         self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))
 

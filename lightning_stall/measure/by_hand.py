@@ -120,7 +120,7 @@ def _note_call(function: Any) -> Any:
 
 _SUBTRACT = dict.fromkeys(("sub", "__sub__", "subtract", "rsub", "__rsub__"), _note_subtraction)
 _LOSSES = {F.l1_loss: _note_l1, F.cross_entropy: _note_smoothing}
-# of labels -1 and 1, and of logarithms
+# of labels -1 and 1, of logarithms, of rates and of means with a spread
 _FORMULAS = (
     F.cosine_embedding_loss,
     F.hinge_embedding_loss,
@@ -128,6 +128,8 @@ _FORMULAS = (
     F.soft_margin_loss,
     F.kl_div,
     F.ctc_loss,
+    F.poisson_nll_loss,
+    F.gaussian_nll_loss,
 )
 _LOSSES.update({function: _note_call(function) for function in _FORMULAS})
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from lightning_stall.measure.by_hand import Called, called
-from lightning_stall.measure.loss_fault import Fault, text
-from lightning_stall.measure.loss_graph import Edge, Expression, Node, children, saved, short
+from lightning_stall.measure.loss_fault import Fault, Given, capital, text
+from lightning_stall.measure.loss_graph import Edge, Expression, Node, children, producer, saved, short
+from lightning_stall.measure.loss_reach import MATERIAL, beyond, bounds, interval
 
 _HINGES = ("Clamp", "ClampMin", "Relu", "Maximum")
 _SHIFTS = ("Rsub", "Add", "Sub")
@@ -17,6 +19,7 @@ _THROUGH = ("Neg", "Log", "Log1P", "Log1p", "Add", *("Squeeze", "Unsqueeze", "Vi
 SUMS_TO_ONE = 1e-3
 ABOVE_ZERO = 1e-4  # a logarithm of a probability is at most 0, up to rounding
 
+_LIKELIHOODS = ("poisson_nll_loss", "gaussian_nll_loss")
 _MARGINS = {
     "cosine_embedding_loss": "pairs of unlike ones are left out of it",
     "hinge_embedding_loss": "unlike ones count as both alike and unlike",
@@ -25,12 +28,14 @@ _MARGINS = {
 }
 
 
-def given_by_formula(loss: Expression) -> Iterator[Fault]:
+def given_by_formula(loss: Expression, given: Given) -> Iterator[Fault]:
     """What noted losses, and margins written by hand, are given that their formula does not take; waits for the device."""
     for edge in loss.signs:
         call = called(edge[0])
         if call is not None and call.name in _MARGINS:
             yield from _labels_of(call)
+        elif call is not None and call.name in _LIKELIHOODS:
+            yield from _out_of_reach(call, given)
         elif call is not None:
             yield from _no_logarithm(call)
     for term in loss.main:
@@ -115,4 +120,32 @@ def _no_logarithm(call: Called) -> Iterator[Fault]:
         "never above 0: the loss falls without bound.",
         "Normalise first:\n\n    log_p = logits.log_softmax(dim=-1)",
         {"largest": top, "limit": 0.0},
+    )
+
+
+def _out_of_reach(call: Called, given: Given) -> Iterator[Fault]:
+    """Means that the last activation cannot reach, of a likelihood whose graph does not keep the targets."""
+    answer, target = call.given.get("input"), call.tensor("target")
+    if not isinstance(answer, Tensor) or answer.grad_fn is None or target is None or target.shape != answer.shape:
+        return
+    edge = producer((answer.grad_fn, answer.output_nr))
+    reach = bounds(short(edge[0]), edge)
+    if reach is None:
+        return
+    low, high = reach
+    if call.name == "poisson_nll_loss" and call.given.get("log_input", True):
+        low, high = (math.exp(min(v, 80.0)) if math.isfinite(v) else math.inf if v > 0 else 0.0 for v in reach)
+    numbers = beyond(target, low, high)
+    if numbers is None:
+        return
+    least, largest, share = numbers
+    who, where = given.names.of(short(edge[0]), edge)
+    yield Fault(
+        "output-range-mismatch",
+        f"{capital(who)} lets `{call.name}` have means {interval((low, high))}, and {share:.0%} of the targets, from {least:.4g} "
+        f"to {largest:.4g}, lie beyond them; less than {MATERIAL:.0%} would do.",
+        "End the model in what has the targets' range:\n\n"
+        "    rate = F.softplus(self.head(h))  # with log_input=False; or log_rate = self.head(h)",
+        {"share_beyond": share, "reach_low": low, "reach_high": high, "strength": 0.5 + 0.5 * share},
+        where,
     )

@@ -110,10 +110,10 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
     if found is None or reach is None:
         return
     if term.kind in REGRESSION:
-        numbers = _beyond(saved(term.node, "target"), *reach)
+        numbers = beyond(saved(term.node, "target"), *reach)
     else:
         target = _target_by_hand(term, given, *reach)
-        numbers = _beyond(target, *reach) if target is not None else _beyond_by_hand(saved(term.node, "self"), *reach)
+        numbers = beyond(target, *reach) if target is not None else _beyond_by_hand(saved(term.node, "self"), *reach)
     if numbers is None:
         return
     state = found.op not in _RANGES and found.op not in ("Clamp", "Hardtanh")
@@ -123,7 +123,7 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
     spread = f" from {low:.4g} to {high:.4g}" if not math.isnan(low) else ""
     yield Fault(
         "output-range-mismatch",
-        f"{capital(who)} gives values {_interval(reach)}, and {share:.0%} of the targets{spread} lie beyond them; "
+        f"{capital(who)} gives values {interval(reach)}, and {share:.0%} of the targets{spread} lie beyond them; "
         f"less than {MATERIAL:.0%} would do.",
         "End the model without it, or stretch it to the targets' range:\n\n"
         "    prediction = self.head(h)  # any real number"
@@ -145,7 +145,7 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
     )
 
 
-def _beyond(target: object, low: float, high: float) -> tuple[float, float, float] | None:
+def beyond(target: object, low: float, high: float) -> tuple[float, float, float] | None:
     """(least target, largest target, share out of reach), where a material part of the variance is lost by it."""
     if not isinstance(target, Tensor) or target.numel() < 2 or target.is_complex():
         return None
@@ -191,7 +191,7 @@ def _beyond_by_hand(gap: object, low: float, high: float) -> tuple[float, float,
 
 
 def _not_between_0_and_1(term: Term, given: Given) -> Iterator[Fault]:
-    numbers = _beyond(saved(term.node, "target"), 0.0, 1.0)
+    numbers = beyond(saved(term.node, "target"), 0.0, 1.0)
     if numbers is None or saved(term.node, "pos_weight") is not None:
         return
     low, high, share = numbers
@@ -226,7 +226,7 @@ def _never_below_a_half(term: Term, given: Given) -> Iterator[Fault]:
     who, where = given.names.of(found.op, found.edge)
     yield Fault(
         "output-range-mismatch",
-        f"{capital(who)} gives logits {_interval(reach)}, which stand for probabilities "
+        f"{capital(who)} gives logits {interval(reach)}, which stand for probabilities "
         f"{'of at least' if low >= 0 else 'of at most'} 0.5, and {share:.0%} of the targets are of the other class; "
         f"less than {MATERIAL:.0%} would do.",
         "End the model without it: a logit is any real number\n\n    logits = self.head(h)",
@@ -235,7 +235,7 @@ def _never_below_a_half(term: Term, given: Given) -> Iterator[Fault]:
     )
 
 
-def _interval(reach: tuple[float, float]) -> str:
+def interval(reach: tuple[float, float]) -> str:
     low, high = reach
     if math.isinf(high):
         return f"of at least {low:g}"

@@ -9,6 +9,8 @@ from itertools import pairwise
 from lightning_stall.outcome import LossCurve
 from lightning_stall.verdicts.inputs import Verdict
 
+RISING = 0.95  # share of a run, up to which its rate rose all along
+USUAL = 2e-3  # update-to-weight ratio that suits most networks, at most
 DEAD = 0.01  # share of its height under which a learning rate is spent
 GONE, GONE_BY = 2e-3, 0.3  # share of its height under which nothing is left, and of the run by which it was spent
 EARLY = 0.6  # share of the planned run; a rate spent before is spent early
@@ -146,4 +148,23 @@ def wrong_unit(kind: str, length: float, interval: str, calls: float, steps: flo
         (kind,),
         # one cycle that is never gone through leaves the rate at its start, a fraction of what was wanted
         statistical=not (by_epoch and kind == "OneCycleLR"),
+    )
+
+
+def never_risen(ratio: float, rate: float, steps: int) -> Verdict | None:
+    """The rate was still on its way up when the run ended, at steps that are shorter than usual.
+
+    Args:
+        ratio: median update-to-weight ratio of the last steps.
+        rate: the last one.
+        steps: made in all.
+    """
+    if not ratio < USUAL:
+        return None
+    return Verdict(
+        "learning-rate-too-low",
+        f"The learning rate rose in all of the {steps} steps and ended at {rate:.3g}, where a step moves the weights by "
+        f"{ratio:.2g} of their size; {USUAL:g} is usual: the warm-up is longer than the run.",
+        f"Warm up over a tenth of the run:\n\n    warmup_steps = {max(1, steps // 10)}",
+        {"ratio": ratio, "rate": rate, "steps": float(steps), "strength": 0.6},
     )
