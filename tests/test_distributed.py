@@ -89,7 +89,7 @@ def test_one_ill_rank_ends_with_one_finding(tmp_path: Path) -> None:
     assert first["finite"], "the step was left out on both ranks"
     told = [f for f in first["findings"] if f[2] != "info"]
     codes = [f[0] for f in told]
-    assert len(codes) == len(set(codes)) or all(f[3] for f in told), "told once, but for what was mended again"
+    assert all(f[3] for f in told if codes.count(f[0]) > 1), "told once, but for what was mended again"
     assert "nonfinite-loss" in codes
     assert any("rank 1" in place for place in told[codes.index("nonfinite-loss")][4])
 

@@ -523,4 +523,4 @@ class WarmingUp(Trained):
 
 @pytest.mark.parametrize(("steps", "told"), [(1_000_000, "learning-rate-too-low"), (30, "")])
 def test_a_rate_that_rises_throughout(steps: int, told: str) -> None:
-    assert first(family(WarmingUp(steps), batches(X, CLASSES), 8)) == told
+    assert first(family(WarmingUp(steps), batches(X, CLASSES), 10)) == told

@@ -20,7 +20,7 @@ LAYERS = [
     ["verdicts"],
     ["readings"],
     ["remedies"],
-    ["remedies_batchnorm", "remedies_inputs", "remedies_rate", "remedies_start"],
+    ["remedies_batchnorm", "remedies_inputs", "remedies_operations", "remedies_rate", "remedies_start"],
     ["sinks"],
     ["journal", "logbook", "pipeline"],
     ["hub"],

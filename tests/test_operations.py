@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_stall import GradientHealth
 from lightning_stall.measure.instability import find
 from lightning_stall.remedies_operations import OperationGuard
-from lightning_stall.testing import watch
+from lightning_stall.testing import blobs, nan_batch, watch
 
 FINE = torch.tensor([[0.3, 1.7, 2.0, 0.9], [0.5, 0.25, 4.0, 1.0]])
 INF = math.inf
@@ -192,4 +192,9 @@ def test_what_is_made_before_the_first_weight_is_traced_to_its_place(inside: boo
     report = watch(Rows(inside), loader, GradientHealth(), max_epochs=1)
     assert report.causes[0].code == "unstable-operation"
     assert where in report.causes[0].summary
-    assert ("the step hands" in report.causes[0].summary) != inside
+    assert ("`div` makes" in report.causes[0].summary) != inside
+
+
+def test_a_number_that_is_put_in_is_no_operation() -> None:
+    report = watch(nan_batch(), blobs(), GradientHealth(), max_epochs=2)
+    assert [c.code for c in report.causes] == ["nonfinite-loss"]

@@ -16,7 +16,7 @@ from lightning_stall.detectors import Spike
 from lightning_stall.journal import MADE_HERE
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.gradients import gradient_is_finite, gradient_norms, stored, total_norm
-from lightning_stall.measure.instability import ModuleWatch, find, take_for_zero
+from lightning_stall.measure.instability import BreakWatch, ModuleWatch, find, take_for_zero
 from lightning_stall.measure.sequences import Sequences
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies import BufferSnapshot, StepControl, batchnorm_layers
@@ -324,18 +324,19 @@ class GradientHealth(StallCallback):
 
     def _search_modules(self) -> None:
         """What the graph did not show: the first module that made it, found by running the batch once more."""
-        watch = ModuleWatch(self.hub.module)
+        watch, breaks = ModuleWatch(self.hub.module), BreakWatch()
         try:
-            run_again(self.hub.trainer, self.hub.module, self.hub.batch)
+            with breaks:
+                run_again(self.hub.trainer, self.hub.module, self.hub.batch)
         finally:
             watch.release()
         whole = all(bool(f.tensor.isfinite().all()) for f in fields(self.hub.batch[0]) if f.floating)
         if watch.found is not None:
             self.found_operation = True
             self._say(judge.broken_module(watch.found, self.hub.batch[1], self.hub.epoch))
-        elif watch.handed and not watch.name and whole:
+        elif watch.handed and not watch.name and whole and breaks.operation:
             self.found_operation = True
-            self._say(judge.broken_step(watch.handed, self.hub.batch[1], self.hub.epoch))
+            self._say(judge.broken_step(breaks.operation, watch.handed, self.hub.batch[1], self.hub.epoch))
 
     def _say(self, verdict: Verdict | None, step: int | None = None, remedy: str | None = None) -> bool:
         """Tell it; whether there was anything to tell."""

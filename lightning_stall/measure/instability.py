@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_stall.measure.graph import in_front, nodes, saved
@@ -212,6 +214,26 @@ _RULES: dict[str, Rule] = {
 
 HUGE = 1e15  # values that overflow by themselves in the next product
 LARGE = 1e6  # values that have grown
+
+
+class BreakWatch(TorchFunctionMode):
+    """Finds, while a batch is run once more, the first operation of torch that makes something else of finite values.
+
+    What is put in on purpose, as a constant that is not finite, is no operation's doing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operation = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self.operation and not _fine(out, torch.inf):
+            given = tree_leaves((args, kwargs or {}))
+            numbers = all(math.isfinite(v) for v in given if isinstance(v, float))
+            if numbers and _fine(given, torch.inf) and any(isinstance(v, Tensor) for v in given):
+                self.operation = getattr(func, "__name__", "").strip("_") or "-"
+        return out
 
 
 class ModuleWatch:

@@ -209,11 +209,12 @@ def broken_module(module: str, batch: int, epoch: int) -> Verdict:
     )
 
 
-def broken_step(module: str, batch: int, epoch: int) -> Verdict:
+def broken_step(operation: str, module: str, batch: int, epoch: int) -> Verdict:
     """The step made values that are not finite of a batch that is, before any module had a part in it."""
     return Verdict(
         "unstable-operation",
-        f"Batch {batch} of epoch {epoch} is finite, and what the step hands to `{module}`, the first of its modules, is not.",
+        f"Batch {batch} of epoch {epoch} is finite; `{operation}` makes values of it that are not, before the step hands it to "
+        f"`{module}`, the first of its modules.",
         "Look in `training_step`, before that module is called, for a division, a logarithm or a root, and keep its input "
         "where it is defined:\n\n    x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)",
         evidence={"batch_idx": float(batch), "strength": 0.9},
