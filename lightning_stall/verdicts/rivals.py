@@ -9,7 +9,7 @@ from statistics import median
 
 from lightning_stall.verdicts.inputs import Verdict
 
-ABSURD = 1.0  # change of the weights in one of the first steps, over their size, that leaves nothing of how they began
+ABSURD = 2.0  # change of the weights in one of the first steps, over their size; what began at 0 moves by its own size
 STANDING = 0.005  # the same over all steps of the run, with which an optimizer may as well be left out
 BESIDE = 100.0  # times that, which another optimizer of the run goes
 SETTLED = 40  # steps of all optimizers, after which each has shown its pace

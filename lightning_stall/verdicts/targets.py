@@ -188,8 +188,8 @@ def unshuffled(grouping: float, error: float, blocks: int, shuffles: bool | None
     """
     if not math.isfinite(grouping) or blocks < 8 or grouping < LEANING or grouping < 6 * error:
         return None
-    if not classes and shuffles is not False:
-        return None
+    if not classes and (shuffles is not False or grouping <= GROUPED):
+        return None  # the numbers of a time series drift
     certain = classes and grouping > GROUPED and shuffles is not True
     label = "class" if classes else "target values"
     return Verdict(
@@ -210,7 +210,7 @@ def unshuffled(grouping: float, error: float, blocks: int, shuffles: bool | None
 
 def _of_numbers(grouping: float) -> float:
     """How sure numbers that come grouped make it: those of a time series may drift."""
-    return 0.9 if grouping > SORTED else 0.6 if grouping > GROUPED else 0.25
+    return 0.9 if grouping > SORTED else 0.6
 
 
 def leakage(found: int, looked_up: int, remembered: int) -> Verdict | None:
