@@ -524,3 +524,17 @@ class WarmingUp(Trained):
 @pytest.mark.parametrize(("steps", "told"), [(1_000_000, "learning-rate-too-low"), (30, "")])
 def test_a_rate_that_rises_throughout(steps: int, told: str) -> None:
     assert first(family(WarmingUp(steps), batches(X, CLASSES), 10)) == told
+
+
+def test_class_numbers_beside_a_number_alone() -> None:
+    def beside(items: Any) -> dict[str, Tensor]:
+        x, y = (torch.stack(values) for values in zip(*items, strict=True))
+        return {"x": x, "y": y, "weight": torch.tensor(2.0)}
+
+    def loss(m: Trained, b: Any) -> Tensor:
+        return b["weight"] * F.mse_loss(m(b["x"])[:, 0], b["y"])
+
+    rows = DataLoader(TensorDataset(*islands(torch.tensor([3, 7, 0, 5, 1, 6, 2, 4]))), 32, collate_fn=beside)
+    check = LossCheck()
+    watch(Trained(net(1, 6, 8), loss, rate=1e-2), rows, check, max_epochs=4)
+    assert not check.failed

@@ -65,7 +65,7 @@ class Indices:
     def _keep(self, batch: Sequence[Tensor], target: Tensor) -> None:
         if sum(map(len, self.rows)) >= MOST_ROWS:
             return
-        rows = [_row(t) for t in batch if len(t) == len(target) and t.numel() > len(t)]
+        rows = [_row(t) for t in batch if t.ndim and len(t) == len(target) and t.numel() > len(t)]
         if rows:
             kept = torch.cat(rows, 1)
             if not self.rows or kept.shape[1] == self.rows[0].shape[1]:
