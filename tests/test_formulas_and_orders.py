@@ -538,3 +538,20 @@ def test_class_numbers_beside_a_number_alone() -> None:
     check = LossCheck()
     watch(Trained(net(1, 6, 8), loss, rate=1e-2), rows, check, max_epochs=4)
     assert not check.failed
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (lambda z: 2.0 * torch.sigmoid(z), "output-range-mismatch"),
+        (lambda z: torch.tanh(z) / 2, "output-range-mismatch"),
+        (lambda z: -F.relu(z), "output-range-mismatch"),
+        (lambda z: 8.0 * torch.sigmoid(z), ""),
+        (lambda z: torch.tanh(z) * 8, ""),
+        (lambda z: 2.0 * z, ""),
+    ],
+)
+def test_a_squashed_output_times_a_constant(read: Any, told: str) -> None:
+    y = (3 + X[:, 0]).clamp(0.5, 6)
+    module = Trained(net(1), lambda m, b: F.smooth_l1_loss(read(m(b[0])[:, 0]), b[1]))
+    assert first(watch(module, batches(X, y), LossCheck(), max_steps=4)) == told

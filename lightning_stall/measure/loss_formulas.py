@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_stall.measure.by_hand import Called, called
 from lightning_stall.measure.loss_fault import Fault, Given, capital, text
 from lightning_stall.measure.loss_graph import Edge, Expression, Node, children, producer, saved, short
-from lightning_stall.measure.loss_reach import MATERIAL, beyond, bounds, interval
+from lightning_stall.measure.loss_reach import MATERIAL, beyond, bounds, interval, squashed
 
 _HINGES = ("Clamp", "ClampMin", "Relu", "Maximum")
 _SHIFTS = ("Rsub", "Add", "Sub")
@@ -139,7 +139,8 @@ def _out_of_reach(call: Called, given: Given) -> Iterator[Fault]:
     if numbers is None:
         return
     least, largest, share = numbers
-    who, where = given.names.of(short(edge[0]), edge)
+    source = squashed(edge)
+    who, where = given.names.of(short(source[0]), source)
     yield Fault(
         "output-range-mismatch",
         f"{capital(who)} lets `{call.name}` have means {interval((low, high))}, and {share:.0%} of the targets, from {least:.4g} "

@@ -43,7 +43,14 @@ _RANGES = {
 
 
 def bounds(op: str, edge: Edge) -> tuple[float, float] | None:
-    """The values this operation can give; None where all numbers, or not known."""
+    """The values this operation can give; None where all numbers, or not known. Waits for the device."""
+    if op in ("Mul", "Div", "Neg") and len(children(edge[0])) == 1:
+        factor, below = _factor(op, edge), producer(children(edge[0])[0])
+        inner = bounds(short(below[0]), below) if factor is not None else None
+        if inner is None or factor is None:
+            return None
+        low, high = sorted(factor * v for v in inner)
+        return low, high
     if op in ("Clamp", "Hardtanh"):
         names = ("min", "max") if op == "Clamp" else ("min_val", "max_val")
         low, high = (saved(edge[0], name) for name in names)
@@ -95,6 +102,26 @@ def _is_state(edge: Edge, depth: int = 2) -> bool:
     return False
 
 
+def _factor(op: str, edge: Edge) -> float | None:
+    """The constant that this multiplies by; None where it is none, or more than one number."""
+    if op == "Neg":
+        return -1.0
+    if op == "Div" and edge[0].next_functions[0][0] is None:
+        return None  # something over it
+    value = saved(edge[0], "other") if saved(edge[0], "other") is not None else saved(edge[0], "self")
+    value = float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(value, int | float) or value == 0 or not math.isfinite(value):
+        return None
+    return float(value) if op == "Mul" else 1 / float(value)
+
+
+def squashed(edge: Edge) -> Edge:
+    """The operation that limits a value, below constant factors."""
+    while short(edge[0]) in ("Mul", "Div", "Neg") and len(children(edge[0])) == 1:
+        edge = producer(children(edge[0])[0])
+    return edge
+
+
 def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
     """Healthy: targets a little beyond the limits, as noise puts them, and masked ones whose filler lies anywhere."""
     if term.weighted or both_need_gradients(term) or saved(term.node, "weight") is not None:
@@ -118,7 +145,9 @@ def out_of_reach(term: Term, given: Given, alone: bool) -> Iterator[Fault]:
         return
     state = found.op not in _RANGES and found.op not in ("Clamp", "Hardtanh")
     kind = "a vector divided by its length" if _is_direction(found.edge) else "the hidden state of a recurrent layer"
-    who, where = (kind, []) if state else given.names.of(found.op, found.edge)
+    source = squashed(found.edge)
+    state = state and short(source[0]) not in _RANGES
+    who, where = (kind, []) if state else given.names.of(short(source[0]), source)
     low, high, share = numbers
     spread = f" from {low:.4g} to {high:.4g}" if not math.isnan(low) else ""
     yield Fault(
