@@ -305,9 +305,9 @@ def tabular_rate(seed: int, rate: float) -> Training:
     return Training(net, data.train(16), score, data.val(), epochs(6))
 
 
-@sick("fa-sgd-at-one-and-a-half", "tabular", "learning-rate-too-high", twin=lambda seed: tabular_rate(seed, 0.01))
+@sick("fa-sgd-at-a-half", "tabular", "learning-rate-too-high", twin=lambda seed: tabular_rate(seed, 0.01))
 def tabular_fast(seed: int) -> Training:
-    return tabular_rate(seed, 1.5)
+    return tabular_rate(seed, 0.5)
 
 
 def crawl(seed: int, rate: float) -> Training:

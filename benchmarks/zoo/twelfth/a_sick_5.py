@@ -296,7 +296,7 @@ class Depth(LightningModule):
     def __init__(self, reduction: str) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 1))
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
         )
         self.reduction = reduction
 
@@ -308,12 +308,12 @@ class Depth(LightningModule):
         return error.sum() if self.reduction == "sum" else error.mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
 
 
 def depth(seed: int, reduction: str) -> Training:
     data = discs(seed)
-    return Training(Depth(reduction), data.train(16), data.r2, trainer=epochs(8))
+    return Training(Depth(reduction), data.train(16), data.r2, trainer=epochs(10))
 
 
 @sick(
