@@ -149,7 +149,7 @@ class Trials:
         def ask(bench: Bench, steps: int) -> None:
             assert self.situation is not None
             s = self.situation
-            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > max(s.explained, 0.0) + THERE:
+            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > s.of_variance + THERE:
                 self._sweep(arms)(bench, steps)
 
         done = self._on_a_copy(spoken, ask, arms=len(arms))
@@ -225,6 +225,7 @@ class Trials:
             rate=max((float(g.get("lr", 0.0)) for g in groups), default=math.nan) * hub.rate.factor,
             gained=e.get("gain", 0.0),
             explained=e.get("explained", e.get("gain", math.nan)),
+            absolute=hub.labels.kind in ("l1", "smooth l1"),
             moved=hub.readings.usual_update(),
             finite_steps=hub.curve.n + hub.other_phases,
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),

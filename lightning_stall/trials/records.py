@@ -80,6 +80,7 @@ class Situation:
     shown: float = math.nan  # share of the targets' variance that nearest others, or a line, explain without the model
     bond: float = math.nan  # of samples and targets without the model, in standard deviations above shuffled ones
     explained: float = math.nan  # share of a constant predictor's loss that the run explains; `gained` without one
+    absolute: bool = False  # the loss is of absolute errors, not of their squares
     moved: float = math.nan  # median change of the weights in a step, over their size
     finite_steps: int = 0  # steps with a finite loss so far
     weights: int = 0  # trainable
@@ -94,6 +95,12 @@ class Situation:
     def steady(self) -> bool:
         """Whether the loss stands still, rather than running away."""
         return self.state in ("never learned", "stalled")
+
+    @property
+    def of_variance(self) -> float:
+        """Share of the targets' variance that the run explains, about: to halve the errors is to quarter their squares."""
+        known = max(self.explained, 0.0)
+        return 1 - (1 - min(known, 1.0)) ** 2 if self.absolute else known
 
     @property
     def reference(self) -> float:
@@ -141,7 +148,7 @@ class Situation:
     def falls_short(self, fits: Fits) -> bool:
         """Whether what the samples tell without the model is far more than the best of these fits has come to."""
         gained = max((self.gain(f) for f in fits.all.values() if self.won(f)), default=0.0)
-        return self.shown - max(self.explained, 0.0) - gained > SHORT
+        return self.shown - self.of_variance - gained > SHORT
 
     def better(self, fit: Fit, than: Fit | None) -> bool:
         """Whether one arm did better than another on the same batches, beyond noise."""
