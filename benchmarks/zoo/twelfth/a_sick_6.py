@@ -317,7 +317,11 @@ def normed(seed: int, momentum: float) -> Training:
     g = generator(seed, 162)
     shift = 3 * torch.randn(30, generator=g)
     data = Split(data.x * 0.7 + shift, data.y, data.x_test * 0.7 + shift, data.y_test)
-    return Training(Normed(momentum), data.train(32, drop_last=True), data.accuracy, data.val(), epochs(8))
+
+    def score(module: LightningModule) -> float:
+        return -F.cross_entropy(predict(module, data.x_test), data.y_test).item()
+
+    return Training(Normed(momentum), data.train(32, drop_last=True), score, data.val(), epochs(8))
 
 
 @sick("fa-running-means-hardly-run", "tabular", "batchnorm-stale-statistics", twin=lambda seed: normed(seed, 0.1))
