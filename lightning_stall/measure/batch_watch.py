@@ -22,7 +22,7 @@ FIRST = 32  # batches that are all measured; of smaller ones, as many as hold 25
 LEAST_ROWS = 256
 LONGEST = 128
 MOST_TERMS = 8
-SUSPICIOUS = 30.0  # times the usual extreme, at which the row is looked for
+SUSPICIOUS = 10.0  # times the usual extreme, at which the row is looked for
 
 
 @dataclass

@@ -168,20 +168,37 @@ def loss_terms(loss: Tensor) -> list[SeenLoss]:
 
 
 def soft_target(loss: Tensor) -> Tensor | None:
-    """The class probabilities given to a cross-entropy, shape (N, C, ...): sum of -target * log_softmax(logits)."""
+    """The class probabilities given to a cross-entropy, shape (N, C, ...): sum of -target * log_softmax(logits).
+
+    The built-in loss, or one written by hand that sums over the classes, or over everything, or averages it.
+    """
     for node in nodes(loss.grad_fn, NEAR_THE_LOSS):
-        children = [child.name() for child, _ in node.next_functions if child is not None]
-        if node.name() != "SumBackward0" or children != ["MulBackward0"]:
+        if node.name() not in ("SumBackward0", "SumBackward1", "MeanBackward0", "MeanBackward1"):
             continue
-        product = node.next_functions[0][0]
-        first = [child.name() for child, _ in product.next_functions if child is not None]
-        if first == ["LogSoftmaxBackward0"]:
+        product = _past_minus(node.next_functions[0][0])
+        if product is None or product.name() != "MulBackward0":
+            continue
+        first = [child for child, _ in product.next_functions if child is not None]
+        if len(first) == 1 and _log_softmax(first[0]):
             try:
                 values = product._saved_other if product.next_functions[0][0] is not None else product._saved_self
             except (RuntimeError, AttributeError):  # freed, or packed by checkpointing
                 return None
-            return values if isinstance(values, Tensor) and values.ndim > 1 and values.shape[1] > 1 else None
+            if not isinstance(values, Tensor) or values.ndim < 2 or values.shape[1] < 2:
+                return None
+            return values * torch.copysign(values.new_ones(()), values.detach().sum())  # the minus may stand there
     return None
+
+
+def _log_softmax(node: Any) -> bool:
+    if node.name() == "LogBackward0":
+        below = node.next_functions[0][0]
+        return below is not None and below.name() == "SoftmaxBackward0"
+    return bool(node.name() == "LogSoftmaxBackward0")
+
+
+def _past_minus(node: Any) -> Any:
+    return node.next_functions[0][0] if node is not None and node.name() == "NegBackward0" else node
 
 
 def sample_count(loader: Any) -> int | None:

@@ -210,7 +210,7 @@ class Leap:
 class ExtremeHistory:
     """The largest magnitudes of recent batches, for outliers that come with one batch in hundreds."""
 
-    factor: float = 100.0
+    factor: float = 10.0
     sigmas: float = 8.0
     entries: deque[tuple[int, int, int, Tensor | float]] = field(
         default_factory=lambda: deque(maxlen=HISTORY), repr=False

@@ -79,7 +79,7 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said += _afresh(s, fits, now, again)
     elif s.won(scaled) and _wants_scale(s, now, fresh):
         # to bring each column to one scale is to bring all of them to the scale of 1: the columns tell which it was
-        uneven = s.uneven and "unscaled-inputs" not in s.spoken
+        uneven = "disparate-feature-scales" in s.spoken or (s.uneven and "unscaled-inputs" not in s.spoken)
         said.append(_told(s, fits, "disparate-feature-scales" if uneven else "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))

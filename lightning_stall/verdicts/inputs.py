@@ -20,6 +20,8 @@ FILLED = 0.25  # the same, of columns that hold the same number, and not 0
 DENSE = 0.9  # share of the entries of the other columns that are not 0
 LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories explain, no curve
 THROWN = 10.0  # times the usual loss or gradient norm
+FAR = 100.0  # times the usual magnitude, under which what an outlier throws must be thrown further
+FAR_THROWN = 100.0
 BEYOND_DOUBT = 1e3  # times the usual magnitude, at which an outlier that throws the loss is told at once
 FEW = 0.02  # share of samples that may be outliers; more of them are the data
 UNORDERED = 0.15  # correlation of neighbours in a sequence, from which on they are measurements of something
@@ -322,13 +324,14 @@ class Outlier:
 def corrupt_samples(outliers: Sequence[Outlier], seen: int) -> Verdict | None:
     """Samples orders of magnitude outside all others, on whose batches the loss or the gradients leap.
 
-    Heavy tails do not count: what leaps must also leap out of the data's own spread (`limit`), and hurt.
+    Heavy tails do not count: what leaps must also leap out of the data's own spread (`limit`), and hurt, the more so
+    where it leaps less far.
 
     Args:
         outliers: worst first.
         seen: batches looked at.
     """
-    hurting = [o for o in outliers if max(o.loss_leap, o.norm_leap) >= THROWN]
+    hurting = [o for o in outliers if max(o.loss_leap, o.norm_leap) >= (THROWN if o.ratio >= FAR else FAR_THROWN)]
     if not hurting or len({o.step for o in hurting}) > max(3.0, 0.25 * seen):
         return None
     worst = max(hurting, key=lambda o: o.ratio)

@@ -1,0 +1,116 @@
+"""Targets that are corrupt, soft targets of losses written by hand, columns apart: each rule with its healthy twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_stall import stall_callbacks
+from lightning_stall.measure.batches import soft_target
+from lightning_stall.testing import watch
+from lightning_stall.verdicts.inputs import Outlier, corrupt_samples
+
+SIZE = 960
+DRAW = torch.Generator().manual_seed(7)
+X = torch.randn(SIZE, 6, generator=DRAW)
+PRICE = 1.5 + 0.7 * X[:, 0] - 0.4 * X[:, 1].abs() + 0.2 * torch.randn(SIZE, generator=DRAW)
+CLASSES = (X @ torch.randn(6, 4, generator=DRAW)).argmax(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> None:
+    torch.manual_seed(0)
+
+
+class Trained(LightningModule):
+    def __init__(self, outputs: int, loss: Callable[[Tensor, Tensor], Tensor], rate: float = 5e-3) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, outputs))
+        self.criterion, self.rate = loss, rate
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.criterion(self.model(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+class Descending(Trained):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+def causes(module: LightningModule, *tensors: Tensor, epochs: int = 6) -> list[str]:
+    loader = DataLoader(TensorDataset(*tensors), 32, shuffle=True)
+    report = watch(module, loader, *stall_callbacks()[:-1], max_epochs=epochs)
+    return [cause.code for cause in report.causes]
+
+
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction.squeeze(1) - target).square().mean()
+
+
+def test_a_few_targets_in_another_unit_are_corrupt_samples() -> None:
+    price = PRICE.clone()
+    price[torch.randperm(SIZE, generator=torch.Generator().manual_seed(1))[:6]] *= 100
+    assert causes(Trained(1, squared), X, price)[:1] == ["corrupt-samples"]
+    assert causes(Trained(1, squared), X, PRICE) == []
+
+
+def test_targets_with_heavy_tails_are_not_corrupt() -> None:
+    claims = (1.2 * X[:, 0] + 1.2 * torch.randn(SIZE, generator=torch.Generator().manual_seed(2))).exp()
+    assert "corrupt-samples" not in causes(Trained(1, squared), X, claims)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "hurt", "told"), [(40.0, 500.0, True), (40.0, 30.0, False), (400.0, 30.0, True), (400.0, 3.0, False)]
+)
+def test_what_leaps_less_far_must_hurt_more(ratio: float, hurt: float, told: bool) -> None:
+    outlier = Outlier("batch[1]", "batch 3 of epoch 0", 3, 1, ratio, 10.0, hurt, 1.0)
+    assert (corrupt_samples([outlier], 100) is not None) == told
+
+
+LOGITS = torch.randn(8, 3, generator=DRAW)
+SHARES = torch.rand(8, 3, generator=DRAW)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, t: F.cross_entropy(z, t),
+        lambda z, t: -(t * F.log_softmax(z, -1)).sum(-1).mean(),
+        lambda z, t: (-t * F.log_softmax(z, 1)).sum(1).mean(),
+        lambda z, t: -(F.log_softmax(z, -1) * t).sum() / len(t),
+        lambda z, t: -(t * F.log_softmax(z, -1)).mean(),
+        lambda z, t: -torch.sum(t * torch.log(F.softmax(z, -1)), 1).mean(),
+    ],
+)
+def test_soft_targets_are_found_however_the_loss_is_written(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = soft_target(loss(LOGITS.clone().requires_grad_(), SHARES))
+    assert found is not None and torch.equal(found, SHARES)
+
+
+def by_hand(prediction: Tensor, target: Tensor) -> Tensor:
+    return -(target * F.log_softmax(prediction, -1)).sum(-1).mean()
+
+
+def test_soft_targets_by_hand_must_sum_to_one() -> None:
+    shares = 0.8 * F.one_hot(CLASSES, 4) + 0.05
+    assert causes(Descending(4, by_hand, 0.3), X, shares / 60)[:1] == ["unscaled-targets"]
+    assert causes(Descending(4, by_hand, 0.3), X, shares) == []
+
+
+def test_columns_apart_come_before_the_scale_of_all() -> None:
+    units = torch.tensor([300.0, 1.0, 0.004, 0.003, 0.003, 0.004])
+    loader = DataLoader(TensorDataset(X * units, CLASSES), 32, shuffle=True)
+    module = Trained(4, F.cross_entropy, 2e-3)
+    report = watch(module, loader, *stall_callbacks()[:-1], max_epochs=6)
+    assert [cause.code for cause in report.causes][:1] == ["disparate-feature-scales"]
