@@ -95,7 +95,8 @@ SHARES = torch.rand(8, 3, generator=DRAW)
 )
 def test_soft_targets_are_found_however_the_loss_is_written(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     found = soft_target(loss(LOGITS.clone().requires_grad_(), SHARES))
-    assert found is not None and torch.equal(found, SHARES)
+    assert found is not None
+    assert torch.equal(found, SHARES)
 
 
 def by_hand(prediction: Tensor, target: Tensor) -> Tensor:
