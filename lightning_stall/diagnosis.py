@@ -284,6 +284,7 @@ PASSING = frozenset(
         "unscaled-targets",
         "categorical-as-numeric",
         "class-imbalance",
+        "clipping-too-tight",
         "missing-nonlinearity",
     }
 )
