@@ -69,7 +69,20 @@ class Recorder(Callback):
 
 
 # written without sight of the ones before, each in a folder of its name
-HELD_OUT = ("unseen", "later", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth")
+HELD_OUT = (
+    "unseen",
+    "later",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+)
 
 
 def load_cases() -> dict[str, Case]:

@@ -1,0 +1,1 @@
+"""A thirteenth part, written by authors who had read none of the package."""
