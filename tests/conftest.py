@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)
+# how long an example takes says more about the machine's load than about the strategy
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 for name in ("lightning.pytorch", "lightning.fabric", "lightning", "pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
 
