@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_stall.callbacks.auto_clip import AutoClip
 from lightning_stall.callbacks.gradient_health import GradientHealth
+from lightning_stall.measure import gradients
 from lightning_stall.measure.clipping import PercentileOnDevice, PercentileOnHost, ZScoreOnDevice, ZScoreOnHost
 from lightning_stall.measure.gradients import gradient_norms, total_norm
 from lightning_stall.sinks import StallWarning
@@ -189,3 +190,67 @@ def test_with_a_grad_scaler(tmp_path: Path, name: str) -> None:
     assert torch.isfinite(module.weights[-1]).all()
     assert not torch.equal(module.weights[-1], module.weights[0])
     assert 0 < clip.state()["rules"][0][1] < 1e3  # unscaled
+
+
+# ---------------------------------------------------------------------- the kernel
+
+
+def _many(dtype: torch.dtype, sizes: tuple[int, ...], scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    return [(torch.randn(n, generator=generator, device="cuda") * scale).to(dtype) for n in sizes]
+
+
+SIZES = (1, 3, 0, 17, 4096, 4097, 65535, 65536, 65537, 200_001, 1_000_000, *range(100, 130))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_gives_the_norms_of_many_tensors(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    tensors = _many(dtype, SIZES)
+    found = gradients._norms_on_gpu(tensors)
+    assert found is not None
+    assert found.dtype is torch.float32
+    exact = torch.stack([t.double().norm() for t in tensors])
+    assert torch.allclose(found.double(), exact, rtol=3e-7, atol=0)
+    again = gradients._norms_on_gpu(tensors)
+    assert again is not None
+    assert torch.equal(again, found)
+    moved = [t * 2 for t in tensors]  # other addresses
+    twice = gradients._norms_on_gpu(moved)
+    assert twice is not None
+    assert torch.allclose(twice, found * 2)
+
+
+def test_the_kernel_tells_what_is_not_finite() -> None:
+    pytest.importorskip("triton")
+    tensors = _many(torch.float32, SIZES)
+    tensors[4][7], tensors[10][999_999], tensors[9][5] = math.nan, math.inf, 1e30
+    found = gradients._norms_on_gpu(tensors)
+    assert found is not None
+    assert [i for i, v in enumerate(found.tolist()) if not math.isfinite(v)] == [4, 9, 10]
+
+
+def test_what_the_kernel_cannot_read_is_read_otherwise() -> None:
+    tensors = _many(torch.float32, SIZES)
+    aside = [*tensors[:-1], torch.randn(8, 8, device="cuda").t()]
+    odd = [*tensors[:-1], torch.randn(9, device="cuda")[1:]]
+    mixed = [*tensors[:-1], tensors[-1].half()]
+    sparse = [*tensors[:-1], torch.eye(4, device="cuda").to_sparse()]
+    for group in (aside, odd, mixed, sparse, [*tensors[:-1], torch.ones(3)]):
+        assert gradients._norms_on_gpu(group) is None
+        exact = torch.stack([t.to_dense().double().norm().cpu() for t in group])
+        assert torch.allclose(gradient_norms(group).double().cpu(), exact, rtol=1e-3)
+
+
+def test_layouts_stay_few_and_wait_for_nobody() -> None:
+    pytest.importorskip("triton")
+    for count in range(3 * gradients.LAYOUTS):
+        group = [torch.ones(count + 1, device="cuda") for _ in range(20)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = gradients._norms_on_gpu(group)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert found is not None
+        assert torch.allclose(found, torch.tensor(math.sqrt(count + 1), device="cuda"))
+    assert len(gradients._LAYOUTS) <= gradients.LAYOUTS

@@ -7,6 +7,9 @@ hold the same, and the sums are added over all ranks: the norm of the whole grad
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import attrgetter, or_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +21,10 @@ _SUMMED_IN_FLOAT32 = frozenset({torch.float32, torch.bfloat16, torch.float16})
 # The CPU adds up in one float32 sum, which is off by 1e-7 for a thousand numbers and by 3e-4 for ten million
 LONG = 65536  # elements that it may add up so, off by 5e-7; beyond, row by row
 ROW = 1024  # elements
+MANY = 16  # tensors of a GPU, from which on a kernel of our own is cheaper than one answer for each
+ALIGNED = 16  # bytes that it reads at once
+LAYOUTS = 16  # sets of sizes that are remembered
+_BYTES, _DTYPE = attrgetter("nbytes"), attrgetter("dtype")
 
 
 def gradient_norms(
@@ -138,11 +145,56 @@ def shard_copies(model: Module) -> float | None:
 
 def _norms_of_plain(grads: list[Tensor]) -> Tensor | None:
     """Norms of ordinary tensors of one type on one device, as one vector; None for any others."""
+    if len(grads) >= MANY and grads[0].is_cuda:
+        together = _norms_on_gpu(grads)
+        if together is not None:
+            return together
     norms = _each_norm(grads) if grads else None
     try:
         return None if norms is None else torch.stack(norms)
     except RuntimeError:  # one on another device among them
         return None
+
+
+_LAYOUTS: dict[tuple[torch.dtype, int, tuple[int, ...]], Any] = {}
+_without_kernel = False  # there is no Triton here, or it failed once
+
+
+def _norms_on_gpu(grads: list[Tensor]) -> Tensor | None:
+    """Norms of dense tensors of one type on the current GPU, by a kernel of our own; None for any others."""
+    global _without_kernel
+    addresses = None if _without_kernel else _readable(grads)
+    if addresses is None:
+        return None
+    key = grads[0].dtype, grads[0].get_device(), tuple(map(_BYTES, grads))
+    try:
+        layout = _LAYOUTS.get(key)
+        if layout is None:
+            from lightning_stall.measure.gradient_kernel import Layout
+
+            if len(_LAYOUTS) >= LAYOUTS:
+                del _LAYOUTS[next(iter(_LAYOUTS))]
+            layout = _LAYOUTS[key] = Layout.of(grads)
+        norms: Tensor = layout.norms(addresses)
+    except Exception:  # no Triton, or no compiler that it could build its launcher with
+        _without_kernel = True
+        return None
+    return norms
+
+
+def _readable(grads: list[Tensor]) -> list[int] | None:
+    """Where these lie, if the kernel can read them: plain, dense, of one type summed in float32, on the current GPU."""
+    dtype, home = grads[0].dtype, grads[0].get_device()
+    if dtype not in _SUMMED_IN_FLOAT32 or set(map(type, grads)) != {Tensor} or set(map(_DTYPE, grads)) != {dtype}:
+        return None
+    if home != torch.cuda.current_device() or set(map(Tensor.get_device, grads)) != {home}:
+        return None
+    try:
+        addresses = list(map(Tensor.data_ptr, grads))
+        dense = all(map(Tensor.is_contiguous, grads))
+    except RuntimeError:  # a sparse one among them
+        return None
+    return addresses if dense and not reduce(or_, addresses) % ALIGNED else None
 
 
 def _each_norm(grads: list[Tensor]) -> list[Tensor] | None:
