@@ -95,7 +95,7 @@ class Layout:
         sums = torch.empty_like(self.owners, dtype=torch.float32)
         if sums.numel():
             _squares[(sums.numel(),)](
-                _sent(torch.tensor(addresses), self.sizes.device),
+                torch.tensor(addresses, pin_memory=True).to(self.sizes.device, non_blocking=True),
                 self.sizes,
                 self.owners,
                 self.starts,
