@@ -42,11 +42,14 @@ DEFAULT_EVERY = 50  # optimizer steps, where the Trainer logs never
 LOOK_AT_LABELS = 32  # optimizer steps whose labels and gradients are all looked at; later perhaps those of checks only
 THROWN = 0.3  # change of the weights in one of the first steps, over their size, that no sound rate makes
 NEARLY = 0.9  # share of a constant predictor's loss, less than which a run with such steps might have come further
-HALF_WAY = 0.8  # share of a constant predictor's loss, less than which only strong evidence speaks of a run at rest
+HALF_WAY = 0.8  # share of a constant predictor's loss, less than which strong evidence alone speaks of a run at its end
 STRONG = 0.9
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
 STANDING = 45  # the same, after which what is rather strong need not wait for the verdict
 RATHER_STRONG = 0.75
+FAIRLY_STRONG = (
+    0.7  # what is told at the end of a run that has left some of its task, and that nobody may have meant so
+)
 LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = 0.5  # share of a constant predictor's loss, less than which a run may end with a fault that it got on with
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
@@ -349,6 +352,8 @@ class Hub:
             self.journal.promote(self.step, self.epoch)
         elif self.half_way or (self.mediocre and self.curve.n >= LONG_ENOUGH):
             self.journal.promote(self.step, self.epoch, least=STRONG, meant=self.mediocre)
+        if self.curve.n >= LONG_ENOUGH and self.explained < HALF_WAY:
+            self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG, meant=False)
         if self.curve.n >= LONG_ENOUGH:  # whatever the run has come to: a copy came much further, and sooner
             self.journal.promote(self.step, self.epoch, only=self._far_ahead)
 

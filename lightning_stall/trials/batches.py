@@ -10,18 +10,21 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_stall.measure.factors import explained_by_factors
 from lightning_stall.measure.probe import explained_without, signal
 
 KEEP = 16  # micro-batches
 ROOM = 64 * 2**20  # bytes that all of them together may take
 MOST_ROWS = 1024  # samples that neighbours are looked for among
 MOST_COLUMNS = 4096
+MOST_NAMES = 4  # columns of names
 OFF_SCALE = 10.0  # a typical input this many times away from 1 is worth standardising
 UNEVEN = 100.0  # times the spread of one column, that another's may be
 
@@ -137,6 +140,7 @@ class Known:
         math.nan
     )  # share of the targets' variance that nearest others, or a line, explain, of one float input
     bond: float = math.nan  # standard deviations above shuffled targets, of whatever the batch holds (see `signal`)
+    named: bool = False  # `shown` is what two columns of names tell together, as a table of factors
 
 
 def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> Known:
@@ -155,9 +159,30 @@ def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> 
     bond = signal(torch.cat(known, 1), y, classes) if known else None
     floats = [i for i in inputs if first[i].is_floating_point() and first[i].ndim >= 2]
     alone = x[floats[0]] if len(floats) == 1 else None
+    if not floats and y.shape[1] == 1:
+        shown = _by_names(found, inputs, target, classes)
+        return Known(shown, math.nan if bond is None else bond.best, named=not math.isnan(shown))
     if alone is None or len(alone) != len(y) or _alike(alone, y):
         return Known(bond=math.nan if bond is None else bond.best)
     return Known(explained_without(alone, y, classes), math.nan if bond is None else bond.best)
+
+
+def _by_names(found: Sequence[Sequence[Tensor]], inputs: Sequence[int], target: int, classes: bool) -> float:
+    """What the best two of a few columns of whole numbers tell together of one number, or of yes or no; NaN of others."""
+    columns: list[Tensor] = []
+    for i in inputs:
+        whole = torch.cat([t[i].detach().reshape(len(t[i]), -1).cpu() for t in found]) if _one_width(found, i) else None
+        if whole is not None and not whole.is_floating_point() and whole.shape[1] <= MOST_NAMES:
+            columns += list(whole.long().unbind(1))
+    y = torch.cat([t[target].detach().reshape(len(t[target]), -1).cpu() for t in found])[:, 0]
+    if not 2 <= len(columns) <= MOST_NAMES or (classes and int(y.max()) > 1) or not bool(y.isfinite().all()):
+        return math.nan
+    shown = [explained_by_factors(a, b, y) for a, b in combinations(columns, 2)]
+    return max((v for v in shown if not math.isnan(v)), default=math.nan)
+
+
+def _one_width(found: Sequence[Sequence[Tensor]], i: int) -> bool:
+    return len({t[i].shape[1:] for t in found}) == 1
 
 
 def _alike(x: Tensor, y: Tensor) -> bool:

@@ -232,6 +232,7 @@ class Trials:
             targets=bench.targets,
             regularised=decay > 0 or dropout >= DROPOUT,
             shown=bench.known.shown,
+            named=bench.known.named,
             bond=self._bond(bench),
             off_scale=bench.inputs.off,
             uneven=bench.inputs.uneven > UNEVEN,

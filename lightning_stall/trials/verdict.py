@@ -221,7 +221,7 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
         small = s.steady and 0 < s.weights < FEW_WEIGHTS * s.targets and "uninformative-targets" not in s.spoken
         # a model at the noise of its targets fits no batch by heart either; one too small leaves what others find
         small = small and s.shown > s.of_variance + THERE
-        at_its_end = (small and _flat(best.losses)) or _blind(s)
+        at_its_end = (small and (s.named or _flat(best.losses))) or _blind(s)
         if at_its_end and best.lived and best.losses[-1] < best.losses[0]:
             # targets that mean nothing are as hard to learn by heart: half a witness
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
