@@ -1,4 +1,4 @@
-"""Targets that are corrupt, soft targets of losses written by hand, columns apart: each rule with its healthy twin."""
+"""Corrupt targets, soft targets of losses written by hand, columns apart, the end of a run: each rule with its healthy twin."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_stall import stall_callbacks
+from lightning_stall.finding import Finding
 from lightning_stall.measure.batches import soft_target
-from lightning_stall.testing import watch
+from lightning_stall.outcome import LossCurve, Outcome
+from lightning_stall.testing import blobs, healthy, watch
 from lightning_stall.verdicts.inputs import Outlier, corrupt_samples
 
 SIZE = 960
@@ -115,3 +117,26 @@ def test_columns_apart_come_before_the_scale_of_all() -> None:
     module = Trained(4, F.cross_entropy, 2e-3)
     report = watch(module, loader, *stall_callbacks()[:-1], max_epochs=6)
     assert [cause.code for cause in report.causes][:1] == ["disparate-feature-scales"]
+
+
+# ------------------------------------------------------------------------------------------------ at the end of a run
+
+
+@pytest.mark.parametrize(
+    ("explained", "steps", "strength", "told"),
+    [(0.6, 120, 0.75, True), (0.85, 120, 0.75, False), (0.6, 40, 0.75, False), (0.6, 120, 0.65, False)],
+)
+def test_what_is_fairly_strong_speaks_at_the_end_of_a_run_that_has_left_some_of_its_task(
+    explained: float, steps: int, strength: float, told: bool
+) -> None:
+    hub = watch(healthy(), blobs(), max_steps=10, max_epochs=-1).hub
+    hub.curve = LossCurve()
+    for _ in range(steps):
+        hub.curve.update(1 - explained)
+    hub.outcome = Outcome("learning", steps, {"level": 1 - explained, "baseline": 1.0, "explained": explained})
+    assert hub.baseline is not None
+    for code, meant in (("saturated-activations", {}), ("parameters-not-optimized", {"meant": 1.0})):
+        evidence = {"strength": strength, **meant}
+        hub.journal.submit(Finding(code, 9, 0, "warning", "Seen.", evidence=evidence), True, False)
+    hub._promote_last()
+    assert [f.code for f in hub.journal.findings if f.speaks] == (["saturated-activations"] if told else [])
