@@ -350,8 +350,10 @@ class Hub:
     def _promote_last(self) -> None:
         if self.gate_open:
             self.journal.promote(self.step, self.epoch)
-        elif self.half_way or (self.mediocre and self.curve.n >= LONG_ENOUGH):
-            self.journal.promote(self.step, self.epoch, least=STRONG, meant=self.mediocre)
+        elif self.mediocre and self.curve.n >= LONG_ENOUGH:
+            self.journal.promote(self.step, self.epoch, least=RATHER_STRONG)
+        elif self.half_way:
+            self.journal.promote(self.step, self.epoch, least=STRONG, meant=False)
         if self.curve.n >= LONG_ENOUGH and self.explained < HALF_WAY:
             self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG, meant=False)
         if self.curve.n >= LONG_ENOUGH:  # whatever the run has come to: a copy came much further, and sooner

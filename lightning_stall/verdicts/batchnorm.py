@@ -13,6 +13,7 @@ from lightning_stall.measure.batch_sizes import LoaderPlan, ways_out
 SMALL, STALE = "batchnorm-small-batch", "batchnorm-stale-statistics"
 ERROR = "Expected more than 1 value per channel when training"
 SIGN_ONLY = 2  # values per channel of which normalisation leaves nothing but which is the larger
+VERY_FEW = 4  # values a channel, whose mean is off by half a standard deviation
 FEW_ROWS = 8  # samples under which even wide images may give poor statistics: their pixels are much alike
 FAR = 0.5  # standard deviations or log of a ratio of variances; a mean of 4 independent values is as far
 UNFIT = 2.0  # the same for frozen statistics that fit the batches no more
@@ -198,8 +199,8 @@ def few_values(layers: Sequence[Layer], setting: Setting, apart: BothWays) -> Ve
             "ones; sound statistics give the same."
         )
     hollow = max(first.values) <= SIGN_ONLY
-    if hollow:
-        evidence["strength"] = 0.8
+    if fewest <= VERY_FEW:
+        evidence["strength"] = 0.8 if hollow else 0.7
     if fewest >= s.min_values:
         spread = median(d for d, _ in first.gaps)
         evidence["spread"] = spread
