@@ -55,15 +55,15 @@ def test_columns_of_a_batch() -> None:
     a, b, y = _ratings(1500, 2, 0.1)
     apart = [(i, j, v) for i, j, v in zip(a.split(100), b.split(100), y.split(100), strict=True)]
     known = without_model(apart, 2, False)
-    assert known.named
+    assert known.names == 60
     assert known.shown > 0.9
     together = [(torch.stack((i, torch.zeros_like(i), j), 1), v.unsqueeze(1)) for i, j, v in apart]
     assert without_model(together, 1, False).shown == pytest.approx(known.shown)
     yes = without_model([(i, j, (v > 0).float()) for i, j, v in apart], 2, True)
-    assert yes.named
+    assert yes.names == 60
     assert yes.shown > 0.3
     kinds = without_model([(i, j, v.round().abs().long()) for i, j, v in apart], 2, True)
-    assert not kinds.named  # more than two: their numbers are no quantities
+    assert not kinds.names  # more than two: their numbers are no quantities
     words = without_model([(torch.randint(9, (100, 12)), v) for _, _, v in apart], 1, False)
-    assert not words.named
+    assert not words.names
     assert math.isnan(words.shown)

@@ -140,7 +140,7 @@ class Known:
         math.nan
     )  # share of the targets' variance that nearest others, or a line, explain, of one float input
     bond: float = math.nan  # standard deviations above shuffled targets, of whatever the batch holds (see `signal`)
-    named: bool = False  # `shown` is what two columns of names tell together, as a table of factors
+    names: int = 0  # how many there are in two columns, where `shown` is what these tell together, as tables of factors
 
 
 def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> Known:
@@ -160,15 +160,19 @@ def without_model(batches: Sequence[Any], target: int | None, classes: bool) -> 
     floats = [i for i in inputs if first[i].is_floating_point() and first[i].ndim >= 2]
     alone = x[floats[0]] if len(floats) == 1 else None
     if not floats and y.shape[1] == 1:
-        shown = _by_names(found, inputs, target, classes)
-        return Known(shown, math.nan if bond is None else bond.best, named=not math.isnan(shown))
+        shown, names = _by_names(found, inputs, target, classes)
+        return Known(shown, math.nan if bond is None else bond.best, names)
     if alone is None or len(alone) != len(y) or _alike(alone, y):
         return Known(bond=math.nan if bond is None else bond.best)
     return Known(explained_without(alone, y, classes), math.nan if bond is None else bond.best)
 
 
-def _by_names(found: Sequence[Sequence[Tensor]], inputs: Sequence[int], target: int, classes: bool) -> float:
-    """What the best two of a few columns of whole numbers tell together of one number, or of yes or no; NaN of others."""
+def _by_names(
+    found: Sequence[Sequence[Tensor]], inputs: Sequence[int], target: int, classes: bool
+) -> tuple[float, int]:
+    """What the best two of a few columns of whole numbers tell together of one number, or of yes or no, and how many
+    names these hold; NaN and 0 of others.
+    """
     columns: list[Tensor] = []
     for i in inputs:
         whole = torch.cat([t[i].detach().reshape(len(t[i]), -1).cpu() for t in found]) if _one_width(found, i) else None
@@ -176,9 +180,9 @@ def _by_names(found: Sequence[Sequence[Tensor]], inputs: Sequence[int], target: 
             columns += list(whole.long().unbind(1))
     y = torch.cat([t[target].detach().reshape(len(t[target]), -1).cpu() for t in found])[:, 0]
     if not 2 <= len(columns) <= MOST_NAMES or (classes and int(y.max()) > 1) or not bool(y.isfinite().all()):
-        return math.nan
-    shown = [explained_by_factors(a, b, y) for a, b in combinations(columns, 2)]
-    return max((v for v in shown if not math.isnan(v)), default=math.nan)
+        return math.nan, 0
+    pairs = [(explained_by_factors(a, b, y), len(a.unique()) + len(b.unique())) for a, b in combinations(columns, 2)]
+    return max((p for p in pairs if not math.isnan(p[0])), default=(math.nan, 0))
 
 
 def _one_width(found: Sequence[Sequence[Tensor]], i: int) -> bool:

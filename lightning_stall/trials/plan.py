@@ -17,12 +17,12 @@ from lightning_stall.trials.pairing import PairingWatch
 from lightning_stall.trials.records import Arm, Conclusion, Fits, Situation
 from lightning_stall.trials.sandbox import DeclinedError, apart, why_not
 from lightning_stall.trials.verdict import (
-    FEW_WEIGHTS,
     LEARNT,
     THERE,
     calmed,
     conclude,
     falls_short,
+    few_weights,
     outlearnt,
     started_badly,
 )
@@ -149,7 +149,7 @@ class Trials:
         def ask(bench: Bench, steps: int) -> None:
             assert self.situation is not None
             s = self.situation
-            if 0 < s.weights < FEW_WEIGHTS * s.targets and s.shown > s.of_variance + THERE:
+            if few_weights(s) and s.shown > s.of_variance + THERE:
                 self._sweep(arms)(bench, steps)
 
         done = self._on_a_copy(spoken, ask, arms=len(arms))
@@ -232,7 +232,7 @@ class Trials:
             targets=bench.targets,
             regularised=decay > 0 or dropout >= DROPOUT,
             shown=bench.known.shown,
-            named=bench.known.named,
+            names=bench.known.names,
             bond=self._bond(bench),
             off_scale=bench.inputs.off,
             uneven=bench.inputs.uneven > UNEVEN,

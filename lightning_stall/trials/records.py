@@ -78,7 +78,7 @@ class Situation:
     peak: float = 1.0  # how many times the present rate the run's highest was
     gained: float = 0.0  # share of what there was to gain at the start that the run gained
     shown: float = math.nan  # share of the targets' variance that nearest others, or a line, explain without the model
-    named: bool = False  # two columns of names tell it, as a table of factors
+    names: int = 0  # how many there are in two columns that tell it, as tables of factors
     bond: float = math.nan  # of samples and targets without the model, in standard deviations above shuffled ones
     explained: float = math.nan  # share of a constant predictor's loss that the run explains; `gained` without one
     absolute: bool = False  # the loss is of absolute errors, not of their squares

@@ -12,6 +12,7 @@ LEARNT = 0.1  # of what there was to gain at the start, below which the run has 
 FITTED = 0.5  # of what there was to gain, that fitting one batch by heart takes away
 THERE = 0.12  # of the targets' variance, that nearest others, or a line, must explain above what the model does
 FEW_WEIGHTS = 4.0  # weights a target below which a model may be too small to fit one batch by heart
+OF_A_NAME = 3.0  # weights a name: a level, a factor, and what little else there is
 MANY_WEIGHTS = 64.0  # weights a target, below which it should fit one batch by heart whatever it is made of
 MOSTLY = 0.6  # of the targets' variance, that nearest others, or a line, explain
 # units that pass no gradient are why the weights are stuck: a fresh start that learns bears that out
@@ -218,10 +219,10 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
         return []
     best = max(true.values(), key=s.gain)
     if max(heart) < FITTED:
-        small = s.steady and 0 < s.weights < FEW_WEIGHTS * s.targets and "uninformative-targets" not in s.spoken
+        small = s.steady and few_weights(s) and "uninformative-targets" not in s.spoken
         # a model at the noise of its targets fits no batch by heart either; one too small leaves what others find
         small = small and s.shown > s.of_variance + THERE
-        at_its_end = (small and (s.named or _flat(best.losses))) or _blind(s)
+        at_its_end = (small and (s.names or _flat(best.losses))) or _blind(s)
         if at_its_end and best.lived and best.losses[-1] < best.losses[0]:
             # targets that mean nothing are as hard to learn by heart: half a witness
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
@@ -243,10 +244,15 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
     return []
 
 
+def few_weights(s: Situation) -> bool:
+    """Whether the model may be too small: to fit one batch by heart, or, of names, to give each more than a factor."""
+    return 0 < s.weights < (OF_A_NAME * s.names if s.names else FEW_WEIGHTS * s.targets)
+
+
 def _blind(s: Situation) -> bool:
     """Whether samples tell most of their targets, the run has found nothing of it, and nobody knows of another reason."""
     moderate = 0 < s.weights < MANY_WEIGHTS * s.targets
-    return s.steady and moderate and not s.spoken and s.shown > MOSTLY and s.explained < LEARNT
+    return s.steady and moderate and not s.names and not s.spoken and s.shown > MOSTLY and s.explained < LEARNT
 
 
 def _no_better_than_a_guess(s: Situation, fits: Fits) -> bool:
