@@ -140,3 +140,13 @@ def test_what_is_fairly_strong_speaks_at_the_end_of_a_run_that_has_left_some_of_
         hub.journal.submit(Finding(code, 9, 0, "warning", "Seen.", evidence=evidence), True, False)
     hub._promote_last()
     assert [f.code for f in hub.journal.findings if f.speaks] == (["saturated-activations"] if told else [])
+
+
+@pytest.mark.parametrize(("rate", "told"), [(3e-4, ["learning-rate-too-low"]), (1e-3, []), (5e-3, [])])
+def test_a_run_that_creeps_is_told_so_at_its_end(rate: float, told: list[str]) -> None:
+    module = Trained(4, F.cross_entropy, rate)
+    report = watch(
+        module, DataLoader(TensorDataset(X, CLASSES), 32, shuffle=True), *stall_callbacks()[:-1], max_epochs=6
+    )
+    assert [cause.code for cause in report.causes] == told
+    assert (report.outcome == "learning") == (rate < 5e-3)

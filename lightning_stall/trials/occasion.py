@@ -37,6 +37,7 @@ STARTS = frozenset({"bad-initialization", "saturated-activations", "vanishing-gr
 LONG = 40  # optimizer steps
 FEW = 60  # optimizer steps of a run that fresh weights may be set beside
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
+CREPT = 2e-3  # the same, of a run that may be going slowly
 UNLEARNT = 0.3  # share of a constant predictor's loss, up to which samples may well have met others' targets
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
@@ -115,6 +116,8 @@ class Occasions:
                 self._make(certain=True)
             elif hub.outcome.state in ("learning", "too early") and hub.curve.n >= FEW and self._rushes:
                 self._settle(self.trials.from_scratch(), certain=True)
+            elif hub.outcome.state == "learning" and hub.curve.n >= LONG_ENOUGH and self._creeps:
+                self._settle(self.trials.faster(), certain=True)
             elif hub.curve.n >= LONG_ENOUGH and self._started_badly:
                 self._settle(self.trials.fresh_start(), certain=True)
 
@@ -144,6 +147,11 @@ class Occasions:
         """Whether the last measured step was longer than usual, for the weights that it moved, and nothing else is known."""
         started = any(f.code == "bad-initialization" for f in self.hub.journal.known())  # which a fresh start shares
         return bool(self.hub.readings.usual_update() > RUSHED) and not started and not self._explained()
+
+    @property
+    def _creeps(self) -> bool:
+        """Whether the last measured step was short, for the weights that it moved, and nothing else is known."""
+        return bool(self.hub.readings.usual_update() < CREPT) and not self._told and not self._explained()
 
     def _explained(self) -> bool:
         """Whether somebody has told something that no trial could question."""

@@ -21,6 +21,7 @@ from lightning_stall.trials.verdict import (
     THERE,
     calmed,
     conclude,
+    creeps,
     falls_short,
     few_weights,
     outlearnt,
@@ -134,6 +135,11 @@ class Trials:
         sweep = self._sweep([Arm(start="fresh")])
         done = self._on_a_copy(frozenset({"bad-initialization"}), sweep, arms=1, most=steps or self.hub.curve.n)
         return started_badly(self.situation, self.fits) if done and self.situation is not None else []
+
+    def faster(self) -> list[Conclusion]:
+        """Of a run that ends on its way, by short steps: whether a copy gets on far better at a higher rate."""
+        done = self._on_a_copy(frozenset(), self._sweep([Arm(), Arm(factor=10.0)]), arms=2, most=self.hub.curve.n)
+        return creeps(self.situation, self.fits) if done and self.situation is not None else []
 
     def calmer(self) -> list[Conclusion]:
         """Of a run that long steps have brought to rest half way: whether it does better at a lower rate."""

@@ -34,6 +34,7 @@ DATA = frozenset(
 MAYBE = 10.0  # a rate that far too low is no certain cause
 FAR_ABOVE = 3.0  # times a constant predictor's loss
 SLOWER = 3.0  # times what a run gains that gains it with a higher rate, which is then far better
+MUCH_MORE = 0.15  # of what there was to gain, and so much at least
 LOWERED = 2.0  # times the present rate, up to which the highest was much the same
 UNHEARD_OF = 0.05  # change of the weights in a step, over their size
 MUCH_LOWER = 0.05  # times the present rate
@@ -123,6 +124,16 @@ def outlearnt(s: Situation, fits: Fits) -> list[Conclusion]:
     if s.start is not None and s.baseline is not None and s.start > FAR_ABOVE * s.baseline:
         return []  # whatever a lower rate does for it, it had to come down first
     return [_told(s, fits, "learning-rate-too-high", low, again)]
+
+
+def creeps(s: Situation, fits: Fits) -> list[Conclusion]:
+    """The run learns, and ten times its rate gains several times as much in as many steps."""
+    same, fast = fits.get(), fits.get(factor=10.0)
+    if same is None or fast is None or not s.won(fast):
+        return []
+    if not s.gain(fast) > max(SLOWER * s.gain(same), MUCH_MORE):
+        return []
+    return [_told(s, fits, "learning-rate-too-low", fast, same)]
 
 
 def calmed(s: Situation, fits: Fits) -> list[Conclusion]:
