@@ -17,6 +17,7 @@ from lightning_stall.finding import Finding
 from lightning_stall.measure.batches import soft_target
 from lightning_stall.outcome import LossCurve, Outcome
 from lightning_stall.testing import blobs, healthy, watch
+from lightning_stall.trials.plan import Trials
 from lightning_stall.verdicts.inputs import Outlier, corrupt_samples
 
 SIZE = 960
@@ -150,3 +151,14 @@ def test_a_run_that_creeps_is_told_so_at_its_end(rate: float, told: list[str]) -
     )
     assert [cause.code for cause in report.causes] == told
     assert (report.outcome == "learning") == (rate < 5e-3)
+
+
+@pytest.mark.parametrize(("explained", "step", "kept"), [(0.6, 280, 1), (0.95, 280, 0), (0.6, 200, 0)])
+def test_a_run_that_has_left_some_of_its_task_keeps_its_last_batches(explained: float, step: int, kept: int) -> None:
+    hub = watch(healthy(), blobs(), max_steps=10, max_epochs=-1).hub
+    hub.curve = LossCurve(horizon=300)
+    hub.outcome = Outcome("learning", step, {"level": 1 - explained, "baseline": 1.0, "explained": explained})
+    hub.step = step
+    trials = Trials(hub)
+    trials.keep((X[:8], CLASSES[:8]), 0)
+    assert len(trials.kept.queue) == kept

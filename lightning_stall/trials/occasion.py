@@ -98,7 +98,7 @@ class Occasions:
         if rests and self.trials.kept.queue and not self._explained():
             self._settle(self.trials.too_small(self._told), certain=True)  # what was held back speaks with it
         if (
-            not self.settled
+            (not self.settled or "learning-rate-too-high" in hub.journal.held)  # a trial on the way, not heard so far
             and hub.settled_badly
             and hub.curve.n >= FEW
             and self.trials.kept.queue

@@ -34,6 +34,7 @@ STEPS = 100  # optimizer steps a fit, at most
 BY_HEART = 3  # times as many to learn one batch by heart
 FEWEST = 12  # and at least: fewer tell nothing
 YOUNG = 110  # optimizer steps in which batches are kept although nothing is known to be wrong
+NEARLY_DONE = 0.9  # share of a constant predictor's loss, from which on nobody will ask at the end
 NEARLY = 0.97  # of the best gain, that a rate nearer to the present one must reach to be preferred
 DROPOUT = 0.3  # dropout above this is worth a trial without
 
@@ -73,9 +74,8 @@ class Trials:
         hub = self.hub
         if hub.distributed or (hub.outcome is self._asleep and hub.step < self._wakes_at):
             return  # declined anyway, or none is wanted until there is another verdict
-        ends = (
-            hub.mediocre or hub.half_way or hub.settled_badly
-        ) and hub.step >= hub.curve.horizon - 2 * KEEP  # it may be asked once it has ended
+        # what has left some of its task may be asked once it has ended, whatever the verdict will be then
+        ends = hub.explained < NEARLY_DONE and hub.step >= hub.curve.horizon - 2 * KEEP
         asked = ends or (hub.baseline is None and self.pairing.open)
         if hub.outcome.bad or hub.step <= YOUNG or hub.outcome.state == "too early" or asked:
             self.kept.add(batch, index, hub.epoch)
