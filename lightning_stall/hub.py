@@ -352,7 +352,7 @@ class Hub:
             self.journal.promote(self.step, self.epoch)
         elif self.mediocre and self.curve.n >= LONG_ENOUGH:
             self.journal.promote(self.step, self.epoch, least=RATHER_STRONG)
-        elif self.half_way:
+        elif self.half_way or "training-too-short" in self.journal.told:
             self.journal.promote(self.step, self.epoch, least=STRONG, meant=False)
         if self.curve.n >= LONG_ENOUGH and self.explained < HALF_WAY:
             self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG, meant=False)
