@@ -38,6 +38,7 @@ LONG = 40  # optimizer steps
 FEW = 60  # optimizer steps of a run that fresh weights may be set beside
 RUSHED = 1e-2  # change of the weights in a step, over their size: 1e-4 to 1e-2 is usual
 CREPT = 2e-3  # the same, of a run that may be going slowly
+NOTHING = 0.05  # share of a constant predictor's loss, less than which a run has learnt nothing
 UNLEARNT = 0.3  # share of a constant predictor's loss, up to which samples may well have met others' targets
 BOTTOMLESS = 10.0  # times the size of its first values, that a loss has fallen below 0
 
@@ -144,9 +145,10 @@ class Occasions:
 
     @property
     def _rushes(self) -> bool:
-        """Whether the last measured step was longer than usual, for the weights that it moved, and nothing else is known."""
+        """Whether the last measured step was long, for the weights that it moved, and nothing else is known."""
         started = any(f.code == "bad-initialization" for f in self.hub.journal.known())  # which a fresh start shares
-        return bool(self.hub.readings.usual_update() > RUSHED) and not started and not self._explained()
+        long = RUSHED if self.hub.explained > NOTHING else RUSHED / 2
+        return bool(self.hub.readings.usual_update() > long) and not started and not self._explained()
 
     @property
     def _creeps(self) -> bool:
