@@ -498,8 +498,9 @@ class Hub:
     def _read_loss(self, loss: Tensor) -> None:
         self.readings.before_backward(loss)
         if self._notes():
-            value = (lambda: self.readings.undivided(loss)) if self.checking else None
-            self.level.look(loss, value, settled=self.here >= SETTLED)
+            whole = lambda: self.readings.undivided(loss)  # noqa: E731
+            number = whole if loss.device.type == "cpu" else None
+            self.level.look(loss, whole if self.checking else None, self.here >= SETTLED, number)
 
     def _observe(self, wait: bool) -> None:
         """Hand on the readings that have arrived."""

@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lightning_stall.measure.loss_match import Pair, Records
+
 DIFFERENCE = "lightning_stall.difference"
 SMOOTHED = "lightning_stall.smoothed"
 CALLED = "lightning_stall.called"
+MATCHED = "lightning_stall.matched"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,15 @@ class Called:
 
 
 class LossNotes(TorchFunctionMode):
-    """While it is open, notes what is subtracted from what in Python, and what some losses are given."""
+    """While it is open, notes what is subtracted from what in Python, and what some losses are given.
+
+    Args:
+        records: takes down what is made and met near the loss, where that is wanted.
+    """
+
+    def __init__(self, records: Records | None = None) -> None:
+        super().__init__()
+        self.records = records
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -62,6 +73,9 @@ class LossNotes(TorchFunctionMode):
         if note is not None:
             with suppress(Exception):  # what was not noted is not known
                 note(result, args, kwargs or {})
+        if self.records is not None:
+            with suppress(Exception):
+                self.records.add(result, args, kwargs or {})
         return result
 
 
@@ -158,6 +172,12 @@ def smoothed(node: Any) -> Smoothed | None:
 def called(node: Any) -> Called | None:
     """The call whose last operation this node is, where it was noted."""
     found: Called | None = node.metadata.get(CALLED)
+    return found
+
+
+def matched(node: Any) -> Pair | None:
+    """The prediction and the targets of which this node's value was found to be a known loss."""
+    found: Pair | None = node.metadata.get(MATCHED)
     return found
 
 

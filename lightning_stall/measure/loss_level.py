@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_stall.measure.by_hand import LossNotes
+from lightning_stall.measure.by_hand import MATCHED, LossNotes
+from lightning_stall.measure.loss_match import LossMatch, Records
 from lightning_stall.measure.loss_sums import SumLabels, addends
 from lightning_stall.measure.losses import Labels, recognise
 
@@ -21,7 +22,8 @@ class LossLevel:
 
     def __init__(self, noted: bool) -> None:
         self.labels: Labels | SumLabels = Labels()
-        self.notes = LossNotes() if noted else None
+        self.match = LossMatch()
+        self.notes = LossNotes(Records()) if noted else None
 
     @property
     def penalty(self) -> float:
@@ -35,25 +37,52 @@ class LossLevel:
             notes = self.notes
             if notes is None or not wanted():
                 return step(*args, **kwargs)
+            if notes.records is not None:
+                notes.records.clear()
             with notes:
                 return step(*args, **kwargs)
 
         return noted
 
-    def look(self, loss: Tensor, value: Callable[[], float] | None, settled: bool) -> None:
+    def look(
+        self,
+        loss: Tensor,
+        value: Callable[[], float] | None,
+        settled: bool,
+        number: Callable[[], float] | None = None,
+    ) -> None:
         """Take the labels of this loss.
 
         Args:
             loss: of one micro-batch, with its graph.
             value: gives the loss as it was meant, undivided and unscaled, with a wait; None where none may be made.
             settled: what is to be noted has been by now.
+            number: the same as `value`, where it costs no wait, whether or not this is a check.
         """
         try:
+            self._compare(loss, value or number)
             self._look(loss, value)
         except Exception:  # targets of a kind that is none of ours: nothing is said of a level
             self.labels.usable = False
         if settled and not self.labels.noted:
             self.notes = None  # nothing to note, or nothing that could be
+
+    def _compare(self, loss: Tensor, number: Callable[[], float] | None) -> None:
+        """Whether a loss of no known graph is, number for number, a known one; from then on it is read as that."""
+        records = self.notes.records if self.notes is not None else None
+        if self.notes is None or records is None:
+            return
+        if not self.match.found and (recognise(loss) is not None or addends(loss) is not None):
+            self.notes.records = None  # the graph tells what it is
+            return
+        pair = self.match.update(records, number)
+        node: Any = loss.grad_fn
+        if pair is not None and node is not None:
+            node.metadata[MATCHED] = pair
+        records.clear()
+        if self.match.hopeless:
+            self.notes.records = None
+            self.labels.usable = self.labels.usable and not self.match.found  # it was one by chance
 
     def _look(self, loss: Tensor, value: Callable[[], float] | None) -> None:
         seen = recognise(loss) if isinstance(self.labels, Labels) else None

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_stall.measure.by_hand import difference, entropy_of, smoothed
+from lightning_stall.measure.by_hand import difference, entropy_of, matched, smoothed
 from lightning_stall.measure.graph import saved
+from lightning_stall.measure.loss_match import shares
 
 Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1"]
 
@@ -47,12 +48,14 @@ class SeenLoss:
     smoothing: float = 0.0  # of the labels
     summed: bool = False  # over the samples too
     scale: float = 1.0  # times the mean over all entries: what is summed over features, and averaged over samples
+    root: bool = False  # of it
 
     def value(self) -> Tensor | None:
         """The loss itself, without what it was multiplied by on its way; None where that is not worked out."""
         prediction, target = self.prediction.detach().float(), self.target.detach()
         if self.kind == "mse":
-            return (prediction - target.float()).square().mean()
+            squared = (prediction - target.float()).square().mean()
+            return squared.sqrt() if self.root else squared
         if self.kind == "l1":
             return (prediction - target.float()).abs().mean()
         ignore = -100 if self.ignore_index is None else self.ignore_index
@@ -81,6 +84,8 @@ def recognise_from(node: Any) -> SeenLoss | None:
         if node is None:
             return None
         name = node.name()
+        if (pair := _matched(node)) is not None:
+            return pair
         if name == "NegBackward0" and not negated:
             negated, node = True, node.next_functions[0][0]
             continue
@@ -225,6 +230,18 @@ def _noted(node: Any, averaged: bool) -> SeenLoss | None:
     return SeenLoss("cross-entropy", s.target, s.logits, node, s.mean, s.ignore_index, s.weighted, s.smoothing)
 
 
+def _matched(node: Any) -> SeenLoss | None:
+    """A loss written by hand that was found to be, number for number, a known one."""
+    pair = matched(node)
+    if pair is None:
+        return None
+    if pair.formula in ("mse", "rmse", "l1"):
+        kind: Kind = "l1" if pair.formula == "l1" else "mse"
+        return SeenLoss(kind, pair.target, pair.prediction, node, True, root=pair.formula == "rmse")
+    kind = "cross-entropy" if pair.formula in ("classes", "class shares") else "binary cross-entropy"
+    return SeenLoss(kind, pair.target, shares(pair), node, True)
+
+
 def _known(name: str) -> bool:
     return name in _NLL or name in _BINARY or name in _REGRESSION or name in _SMOOTH
 
@@ -269,6 +286,7 @@ class Labels:
     weight: Tensor | None = None  # of the classes
     smoothing: float = 0.0  # of the labels
     noted: bool = False  # its graph alone does not tell
+    root: bool = False  # of the mean of squares
     factor: float = 1.0  # what the loss is multiplied by before it is returned
     _factors: list[float] = field(default_factory=list, repr=False)
 
@@ -281,7 +299,8 @@ class Labels:
         if self.kind is not None and (self.smoothing != seen.smoothing or (weight is None) != (self.weight is None)):
             self.usable = False
         self.kind, self.weight, self.smoothing = seen.kind, weight, seen.smoothing
-        self.noted = difference(seen.node) is not None or smoothed(seen.node) is not None
+        self.noted = any(f(seen.node) is not None for f in (difference, smoothed, matched))
+        self.root = seen.root
         if not self.usable:
             return
         if seen.kind == "smooth l1":
@@ -382,7 +401,8 @@ class Labels:
         count, first, second = self.sums
         mean = first / count
         if self.kind == "mse":
-            return _finite((second / count - mean.square()).clamp_min(0).mean())
+            spread = (second / count - mean.square()).clamp_min(0).mean()
+            return _finite(spread.sqrt() if self.root else spread)
         if self.kind == "binary cross-entropy":
             share = mean.clamp(0, 1)
             entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))

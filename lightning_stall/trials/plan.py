@@ -231,7 +231,7 @@ class Trials:
             rate=max((float(g.get("lr", 0.0)) for g in groups), default=math.nan) * hub.rate.factor,
             gained=e.get("gain", 0.0),
             explained=e.get("explained", e.get("gain", math.nan)),
-            absolute=hub.labels.kind in ("l1", "smooth l1"),
+            absolute=hub.labels.kind in ("l1", "smooth l1") or getattr(hub.labels, "root", False),
             moved=hub.readings.usual_update(),
             finite_steps=hub.curve.n + hub.other_phases,
             weights=sum(p.numel() for p in module.parameters() if p.requires_grad),
