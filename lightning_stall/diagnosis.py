@@ -143,7 +143,14 @@ RULES: tuple[Rule, ...] = (
     Rule("excess-regularization", (*_FLAT, "vanishing-gradients"), "decay outweighs the gradient"),
     Rule(
         "probabilities-as-logits",
-        (*_FLAT, "vanishing-gradients", "learning-rate-too-low", "saturated-activations", "training-too-short"),
+        (
+            *_FLAT,
+            "vanishing-gradients",
+            "learning-rate-too-low",
+            "saturated-activations",
+            "training-too-short",
+            "uninformative-targets",
+        ),
         "the loss squashes its input twice, and its gradient fades",
     ),
     Rule("loss-shape-mismatch", (*_LOSS, "uninformative-targets"), "every prediction is compared with every target"),
@@ -156,6 +163,8 @@ RULES: tuple[Rule, ...] = (
             "learning-rate-too-high",
             "vanishing-gradients",
             "parameters-not-optimized",
+            "saturated-activations",
+            "dead-activations",
         ),
         "a loss that does not measure the task leads elsewhere",
     ),
@@ -222,7 +231,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "unshuffled-data",
-        (*_LOSS, "dead-activations", "saturated-activations"),
+        (*_LOSS, "dead-activations", "saturated-activations", "learning-rate-too-high", "learning-rate-too-low"),
         "each stretch of one class undoes the last, and pushes units to where nothing brings them back",
     ),
     Rule(
@@ -254,6 +263,8 @@ SUPPORT = 0.05  # each symptom that a cause explains adds this
 TRIED = 0.5  # a trial that bears a cause out brings it this much of the way to SURE
 SURE = 0.96
 REFUTED = 0.3  # what a trial speaks against keeps this share of its confidence
+
+SPOILS_TRIALS = frozenset({"unshuffled-data"})  # a trial is fitted on the batches that the run was given of late
 
 _SYMPTOM_OF = {
     "stalled": "loss-plateau",
@@ -386,7 +397,9 @@ def _explained(causes: Mapping[str, Finding], own: Mapping[str, float], borne_ou
             if other is None:
                 continue
             mutual = effect in _BY_CAUSE and code in _BY_CAUSE[effect].effects
-            if own[code] < 0.5 * STATISTICAL or (effect in borne_out and own[code] < own[effect]):
+            if own[code] < 0.5 * STATISTICAL or (
+                effect in borne_out and own[code] < own[effect] and code not in SPOILS_TRIALS
+            ):
                 continue
             if not mutual or (own[code], -finding.step) >= (own[effect], -other.step):
                 out.add(effect)

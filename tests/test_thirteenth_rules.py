@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_stall import stall_callbacks
+from lightning_stall.diagnosis import diagnose
 from lightning_stall.finding import Finding
 from lightning_stall.measure.batches import soft_target
 from lightning_stall.outcome import LossCurve, Outcome
@@ -162,3 +163,25 @@ def test_a_run_that_has_left_some_of_its_task_keeps_its_last_batches(explained: 
     trials = Trials(hub)
     trials.keep((X[:8], CLASSES[:8]), 0)
     assert len(trials.kept.queue) == kept
+
+
+@pytest.mark.parametrize(
+    ("cause", "effect"),
+    [
+        ("unshuffled-data", "learning-rate-too-high"),
+        ("unshuffled-data", "learning-rate-too-low"),
+        ("wrong-loss-for-task", "saturated-activations"),
+        ("probabilities-as-logits", "uninformative-targets"),
+    ],
+)
+def test_what_a_cause_brings_about_comes_after_it(cause: str, effect: str) -> None:
+    sure = {"trial": 1.0, "after": 0.1, "strength": 1.0} if cause == "unshuffled-data" else {"strength": 1.0}
+    findings = [
+        Finding(cause, 20, 0, "warning", "Seen.", evidence={"strength": 0.8}),
+        Finding(effect, 220, 0, "warning", "Seen.", evidence=sure),
+    ]
+    ranked = diagnose(findings, Outcome("stalled", 300, {"level": 1.0, "baseline": 1.0, "explained": 0.0}))
+    assert [c.code for c in ranked[:2]] == [cause, effect]
+    assert ranked[1].confidence < 0.5
+    alone = diagnose(findings[1:], Outcome("stalled", 300, {"level": 1.0, "baseline": 1.0, "explained": 0.0}))
+    assert alone[0].confidence > 0.8
