@@ -72,6 +72,27 @@ def test_the_whole_family_never_waits_between_checks(tmp_path: Any, precision: A
     assert len(guard.steps) > 100
 
 
+class ByHand(Silent):
+    """Its cross-entropy is written with logarithms."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        shares = self(batch[0]).float().softmax(1)
+        return -(F.one_hot(batch[1], 4) * torch.log(shares + 1e-9)).sum(1).mean()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_loss_written_by_hand_is_recognised_without_waits_between_checks(tmp_path: Any, precision: Any) -> None:
+    guard = NoWaits()
+    callbacks = [guard, *stall_callbacks()]
+    scaled = precision == "16-mixed"  # a GradScaler's own step waits
+    fit(ByHand(mlp(), rate=1e-3), callbacks[scaled:], tmp_path, precision=precision)
+    assert [c.failed for c in callbacks[1:]] == [None] * (len(callbacks) - 1)
+    hub = callbacks[-1].hub
+    assert hub.labels.kind == "cross-entropy"
+    assert hub.baseline == pytest.approx(1.386, rel=0.03)
+    assert scaled or len(guard.steps) > 100
+
+
 def test_clipping_a_fused_optimizer_never_waits(tmp_path: Any) -> None:
     guard = NoWaits()
     callbacks = [guard, GradientHealth(auto_remedy=True), AutoClip(), PlateauWatch()]
