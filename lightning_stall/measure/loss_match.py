@@ -50,7 +50,7 @@ class Records:
             return
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and not t.requires_grad and t.ndim]
         for other in given:
-            if 1 < other.numel() <= LARGEST and not any(other is known for known in self.met):
+            if 1 < other.numel() <= LARGEST and not other.is_complex() and not any(other is m for m in self.met):
                 self.met.append(other)
         if result.ndim and 1 < result.numel() <= LARGEST and result.is_floating_point():
             self.made.append(result.detach())
