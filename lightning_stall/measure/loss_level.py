@@ -70,7 +70,7 @@ class LossLevel:
     def _compare(self, loss: Tensor, number: Callable[[], float] | None) -> None:
         """Whether a loss of no known graph is, number for number, a known one; from then on it is read as that."""
         records = self.notes.records if self.notes is not None else None
-        if self.notes is None or records is None:
+        if self.notes is None or records is None or loss.is_complex():
             return
         if not self.match.found and (recognise(loss) is not None or addends(loss) is not None):
             self.notes.records = None  # the graph tells what it is
