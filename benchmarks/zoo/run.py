@@ -82,6 +82,7 @@ HELD_OUT = (
     "eleventh",
     "twelfth",
     "thirteenth",
+    "fourteenth",
 )
 
 
