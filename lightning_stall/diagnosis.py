@@ -44,6 +44,9 @@ RULES: tuple[Rule, ...] = (
             *_BROKEN,
             *_FLAT,
             "unscaled-inputs",
+            "unscaled-targets",
+            "uninformative-targets",
+            "bad-initialization",
             "dead-activations",
             "learning-rate-too-low",
             "learning-rate-too-high",
@@ -93,8 +96,9 @@ RULES: tuple[Rule, ...] = (
             "dead-activations",
             "saturated-activations",
             "learning-rate-too-low",
+            "class-imbalance",
         ),
-        "steps that overshoot raise the loss, and can push units where no gradient flows",
+        "steps that overshoot raise the loss, push units where no gradient flows, and leave one class as the only answer",
     ),
     Rule("learning-rate-too-low", (*_FLAT, "training-too-short"), "the weights hardly move"),
     Rule("learning-rate-decayed-early", (*_FLAT, "learning-rate-too-low", "training-too-short"), "the rate is spent"),
@@ -140,7 +144,11 @@ RULES: tuple[Rule, ...] = (
         (*_FLAT, "learning-rate-too-low", "class-imbalance"),
         "clipped gradients move nothing, and what a model names first is the largest class",
     ),
-    Rule("excess-regularization", (*_FLAT, "vanishing-gradients"), "decay outweighs the gradient"),
+    Rule(
+        "excess-regularization",
+        (*_FLAT, "vanishing-gradients", "dead-activations"),
+        "decay outweighs the gradient, and what is worn to nothing passes nothing on",
+    ),
     Rule(
         "probabilities-as-logits",
         (
@@ -226,7 +234,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "class-imbalance",
-        (*_FLAT, "training-too-short", "overfitting"),
+        (*_FLAT, "training-too-short", "overfitting", "uninformative-targets"),
         "always naming the large class is nearly right, and wrong where classes are more alike",
     ),
     Rule(
@@ -278,6 +286,17 @@ _SYMPTOM_OF = {
 MUCH = 0.1  # of a constant predictor's loss, that a copy must be ahead of the run to speak of it still
 AHEAD = 0.1  # share of the targets, that a single column must tell more of than the run has learnt
 LEARNT = 0.8  # share of a constant predictor's loss: a run that has explained so much was held back by none of these
+FAIR = 0.5  # the same of frozen tables of embeddings: trained ones look much like those torch draws
+MASTERED = 0.97  # the same of what was wrong from the start, and strongly so
+TELLS_UNTIL = ((0.75, 0.9), (0.9, MASTERED))  # strength, and the share up to which one of that strength is told
+FROM_THE_START = (
+    "saturated-activations",
+    "bad-initialization",
+    "unscaled-inputs",
+    "unscaled-targets",
+    "disparate-feature-scales",
+    "unshuffled-data",
+)
 PASSING = frozenset(
     {
         *_LOSS,
@@ -319,7 +338,9 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
     e = outcome.evidence
     over = not outcome.bad and (("baseline" in e and e.get("explained", 0.0) >= LEARNT) or e.get("paired") == 1.0)
     over = over and not any(f.remedy and f.code in PASSING for f in findings)  # it learnt by what was done about it
-    spoken = _worst_by_code(f for f in findings if f.speaks and not (over and _passes(f, outcome)))
+    fair = not outcome.bad and "baseline" in e and e.get("explained", 0.0) >= FAIR
+    left = [f for f in findings if f.speaks and not (over and _passes(f, outcome))]
+    spoken = _worst_by_code(f for f in left if not (fair and f.evidence.get("tables")))
     causes = {code: f for code, f in spoken.items() if stands_alone(f)}
     # a note says what a callback does, not what it saw; a trial speaks for or against what another saw
     seen = {f.code for f in findings if "note" not in f.evidence and "trial" not in f.evidence}
@@ -355,7 +376,13 @@ def diagnose(findings: Sequence[Finding], outcome: Outcome) -> list[Cause]:
 def _passes(finding: Finding, outcome: Outcome) -> bool:
     """Whether this counts for nothing once the run has learnt its task."""
     noted = finding.code in PASSING and finding.severity == "warning" and not finding.remedy
-    return noted and not outdone(finding, outcome)
+    return noted and not held_back(finding, outcome.evidence.get("explained", 1.0)) and not outdone(finding, outcome)
+
+
+def held_back(finding: Finding, explained: float) -> bool:
+    """Whether what was wrong from the start still tells, the more strongly it was the closer the run came to its task."""
+    strength = finding.evidence.get("strength", 0.0)
+    return finding.code in FROM_THE_START and any(strength >= s and explained < e for s, e in TELLS_UNTIL)
 
 
 def outdone(finding: Finding, outcome: Outcome) -> bool:

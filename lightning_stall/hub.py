@@ -17,7 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_stall.diagnosis import in_reach, outdone
+from lightning_stall.diagnosis import MASTERED, held_back, in_reach, outdone
 from lightning_stall.errors import of_a_worker
 from lightning_stall.finding import Finding
 from lightning_stall.history import Curves
@@ -28,6 +28,7 @@ from lightning_stall.measure.loss_sums import SumLabels
 from lightning_stall.measure.losses import Labels
 from lightning_stall.measure.probe import NO_SIGNAL, Signal
 from lightning_stall.measure.quiet import compiled
+from lightning_stall.measure.validation_watch import LossTwins, logged_in_validation
 from lightning_stall.outcome import FEW_STEPS, LONG_ENOUGH, LossCurve, Outcome, State, judge, paired
 from lightning_stall.readings import Readings, StepReading, planned_steps
 from lightning_stall.remedies import RateScale, swap
@@ -47,9 +48,12 @@ STRONG = 0.9
 EARLY_ENOUGH = 30  # optimizer steps at the full rate, after which a run that has gained nothing may be helped
 STANDING = 45  # the same, after which what is rather strong need not wait for the verdict
 RATHER_STRONG = 0.75
-FAIRLY_STRONG = (
-    0.7  # what is told at the end of a run that has left some of its task, and that nobody may have meant so
+FAIRLY_STRONG = 0.7  # what is told at the end of a run that has left some of its task, if nobody may have meant it so
+SIX_TENTHS = (
+    0.6  # share of a constant predictor's loss, less than which, or where one of unknown scale ends above its start,
 )
+MODERATE = 0.6  # evidence of this strength will do
+BORN_SO = ("bad-initialization", "saturated-activations")
 LEAST_GAIN = 0.02  # share of what there was to gain
 MEDIOCRE = 0.5  # share of a constant predictor's loss, less than which a run may end with a fault that it got on with
 FAINT = 0.01  # share of a constant predictor's loss, from which on a run that explains hardly anything is asked twice
@@ -103,6 +107,7 @@ class Hub:
         self._intervals: tuple[int, ...] = ()  # of the members' checks, each once
         self.journal = Journal()
         self.curve = LossCurve(horizon=planned_steps(trainer))
+        self.twins = LossTwins()
         whole = not compiled(module)
         self.level = LossLevel(noted=whole)
         for moment in () if whole else ("before_backward", "after_backward", "before_optimizer_step", "guard"):
@@ -315,7 +320,12 @@ class Hub:
     # ------------------------------------------------------------------ other moments
 
     def validated(self) -> None:
+        self._own(self._look_for_twins)
         self._each("validated")
+
+    def _look_for_twins(self) -> None:
+        trainer = self.trainer
+        self.twins.update(logged_in_validation(trainer), trainer.callback_metrics, self.curve.recent)
 
     def epoch_end(self) -> None:
         self._each("epoch_end")
@@ -354,10 +364,27 @@ class Hub:
             self.journal.promote(self.step, self.epoch, least=RATHER_STRONG)
         elif self.half_way or "training-too-short" in self.journal.told:
             self.journal.promote(self.step, self.epoch, least=STRONG, meant=False)
-        if self.curve.n >= LONG_ENOUGH and self.explained < HALF_WAY:
-            self.journal.promote(self.step, self.epoch, least=FAIRLY_STRONG, meant=False)
+        if self.curve.n >= LONG_ENOUGH:
+            if self.explained < HALF_WAY:
+                least = MODERATE if self.explained < SIX_TENTHS else FAIRLY_STRONG
+                self.journal.promote(self.step, self.epoch, least=least, meant=False)
+            elif self.explained < MASTERED:
+                self.journal.promote(self.step, self.epoch, only=self._held_back)
+            elif math.isnan(self.explained) and self.outcome.evidence.get("gain", 1.0) < 0:
+                self.journal.promote(self.step, self.epoch, least=MODERATE, meant=False)
+            if not self.explained >= MASTERED:
+                self.journal.promote(self.step, self.epoch, only=self._born_so)
         if self.curve.n >= LONG_ENOUGH:  # whatever the run has come to: a copy came much further, and sooner
             self.journal.promote(self.step, self.epoch, only=self._far_ahead)
+
+    def _held_back(self, finding: Finding) -> bool:
+        return held_back(finding, self.explained)
+
+    def _born_so(self, finding: Finding) -> bool:
+        """Whether this is one of two strong signs of one fault: weights that start large, units they drive to their limits."""
+        signs = [f for code in BORN_SO if (f := self.journal.held.get(code, (None,))[0]) is not None]
+        strong = len(signs) == len(BORN_SO) and all(f.evidence.get("strength", 0.0) >= RATHER_STRONG for f in signs)
+        return strong and finding.code in BORN_SO
 
     def _far_ahead(self, finding: Finding) -> bool:
         """Whether this shows that far more was to be learnt than the run has at its end."""

@@ -26,6 +26,7 @@ WORSE = 0.95  # times its start and a constant predictor's, that most steps of a
 SHARED = 0.1  # share of the first loss, from which on it has fallen by what samples have in common at least
 MASTERED = 0.2  # share of a constant class's errors, from which on a classifier has learnt something
 BINS = 128
+AGAIN = 3.0  # times the rate of the step before, above which a rate has come back rather than crept up
 LATELY = 12  # optimizer steps, that are set beside as many before them
 MOST_LEAP = 30.0  # times the first loss, beyond which no plan adds to a loss
 RECENT = 64  # optimizer steps kept one by one, for what happens suddenly
@@ -72,11 +73,14 @@ class LossCurve:
     )  # steps with a finite loss before each of the last epochs
     leaps: list[int] = field(default_factory=list, init=False)  # of these, those at which the loss leapt
     rising_until: int = field(default=0, init=False)  # the last step at which the learning rate was still warming up
+    restarts: list[int] = field(default_factory=list, init=False)  # the last two steps at which a rate came back
 
     def update(self, loss: float, rate: float = 0.0, new_epoch: bool = False) -> None:
         """Take the loss of the next optimizer step, the learning rate it was taken with, and whether an epoch begins."""
         if new_epoch and rate <= 1.5 * self.rate:  # a loss that leaps with its rate leaps for it
             self.epochs = [*self.epochs[-7:], self.n]
+        if AGAIN * self.rate < rate <= self.top_rate * 1.001:
+            self.restarts = [*self.restarts[-1:], self.n]
         self.rate = rate
         if rate > self.top_rate * 1.001:
             if self.top_rate > 0:
@@ -109,6 +113,17 @@ class LossCurve:
     def warm(self) -> float:
         """Steps since the learning rate reached its height; what still rises in the second half warms nothing up."""
         return self.n - min(self.rising_until, 0.5 * self.horizon)
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the rate has come back, in one step, to a height it once had, and half as long again has not passed.
+
+        With warm restarts the loss leaps there and comes down again with the rate.
+        """
+        if not self.restarts:
+            return False
+        lasted = self.restarts[-1] - (self.restarts[-2] if len(self.restarts) > 1 else 0)
+        return lasted >= FEW_STEPS and self.n - self.restarts[-1] < lasted / 2
 
     @property
     def level_lately(self) -> bool:
@@ -349,7 +364,7 @@ class _Shape:
 
 
 def _state(curve: LossCurve, s: _Shape) -> State:
-    if _diverging(curve, s):
+    if not curve.restarted and _diverging(curve, s):
         return "diverging"
     warm = curve.warm
     if warm < FEW_STEPS:
@@ -359,7 +374,7 @@ def _state(curve: LossCurve, s: _Shape) -> State:
         return "learning"
     if _comes_down_from_a_step(curve, s):
         return "learning"
-    if _oscillating(curve, s):
+    if not curve.restarted and _oscillating(curve, s):
         return "oscillating"
     if s.explained >= 0.5:
         return "converged"

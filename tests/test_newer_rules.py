@@ -22,7 +22,7 @@ from lightning_stall.diagnosis import diagnose
 from lightning_stall.finding import Finding
 from lightning_stall.measure.activations import activations
 from lightning_stall.measure.initial import starts
-from lightning_stall.measure.validation_watch import less_is_better, validation_loss
+from lightning_stall.measure.validation_watch import LossTwins, less_is_better, validation_loss
 from lightning_stall.outcome import LossCurve, Outcome
 from lightning_stall.sinks import StallWarning
 from lightning_stall.testing import Classifier, blobs, mlp, watch
@@ -412,3 +412,12 @@ def test_a_run_of_few_steps(steps: int, short: bool) -> None:
     module = Classifier(mlp(8, 4, 32), rate=5e-4)
     report = watch(module, blobs(2048, batch_size=32), *family(), max_steps=steps, max_epochs=-1)
     assert causes(report) == ["training-too-short"] * short
+
+
+def test_a_validation_metric_is_the_training_loss_where_the_numbers_say_so() -> None:
+    twins = LossTwins()
+    for loss in (0.8, 0.6):
+        metrics = {"rating/train": torch.tensor(loss), "rating/val": 0.9, "hits/train": 0.3, "hits/val": 0.2}
+        twins.update(["rating/val", "hits/val"], metrics, [1.0, 0.7, loss])
+        assert twins.names == (frozenset() if loss == 0.8 else {"rating/val"})
+    assert validation_loss({"hits/val": 0.2, "rating/val": 0.9}, twins.names) == 0.9

@@ -126,7 +126,14 @@ def test_columns_apart_come_before_the_scale_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("explained", "steps", "strength", "told"),
-    [(0.6, 120, 0.75, True), (0.85, 120, 0.75, False), (0.6, 40, 0.75, False), (0.6, 120, 0.65, False)],
+    [
+        (0.6, 120, 0.75, True),
+        (0.85, 120, 0.78, True),
+        (0.85, 120, 0.7, False),
+        (0.6, 40, 0.75, False),
+        (0.62, 120, 0.65, False),
+        (0.55, 120, 0.65, True),
+    ],
 )
 def test_what_is_fairly_strong_speaks_at_the_end_of_a_run_that_has_left_some_of_its_task(
     explained: float, steps: int, strength: float, told: bool

@@ -61,6 +61,7 @@ SMALL = {"weights": 6, "targets": 32, "shown": 0.6}
     [
         ({}, [fit(1.0), fit(0.5, factor=10.0), *LOST], ["learning-rate-too-low"]),
         ({"state": "stalled"}, [fit(0.91), fit(0.88, factor=10.0), *LOST], []),  # hardly better than as it is
+        ({"state": "stalled", "explained": 0.2}, [fit(0.94), fit(0.45, factor=10.0), *LOST], ["learning-rate-too-low"]),
         ({"state": "stalled", "gained": 0.9}, [fit(1.0), fit(0.5, factor=10.0)], []),
         ({"state": "stalled", "explained": 0.4}, [fit(1.0), fit(0.5, factor=10.0)], []),  # the rate has taught it much
         ({"state": "stalled", "level": (0.3, 0.3, 0.3)}, [fit(0.3), fit(0.22, factor=10.0)], []),  # it has learnt most

@@ -28,6 +28,7 @@ TIGHT = "clipping-too-tight"
 ANOTHER = (*RESCALED, "bad-initialization")
 LOST = 8  # steps in a row without finite gradients
 EARLY = 32  # the step until which these say something of how the run began
+CUT_ALL = 0.65  # how sure steps that are nearly all cut explain a stall; of Adam they may be, and it learns
 MADE_SO = ("unstable-operation", "nonfinite-inputs", "corrupt-samples")  # what makes gradients non-finite without end
 USUAL = 1.0  # gradient norm that is most often clipped to
 ANEW = "it learns anew what is usual, and clips nothing until then."
@@ -410,7 +411,7 @@ class AutoClip(StallCallback):
                 found.text(whose, usual),
                 severity="info" if capped else "warning",  # its own tightness is no cause of anything
                 statistical=not capped,
-                evidence={"left": found.left, "share_clipped": found.share, "usual_norm": usual},
+                evidence={"left": found.left, "share_clipped": found.share, "usual_norm": usual, "strength": CUT_ALL},
                 where=[type(watched.optimizer).__name__],
                 remedy=remedy,
             )

@@ -267,10 +267,15 @@ class GradientHealth(StallCallback):
         elif not reading.scaled or self.bad_in_a_row > SCALER_PATIENCE:
             self._tell_bad_gradients(reading, bad_params, remedy)
         if not self.leapt_at and not self.found_operation:
-            found = judge.burst(self.first, self.recent, self.steepness, reading.step, self.layers)
+            found = judge.burst(self.first, self.recent, self.steepness * self._above(), reading.step, self.layers)
             if self._say(found, reading.step):
                 self.leapt_at = reading.step
         return False
+
+    def _above(self) -> float:
+        """Times a constant predictor's loss, that the first one was; 1 where it was less, or none is known."""
+        first, base = next(iter(self.hub.curve.first), math.nan), self.hub.baseline
+        return max(1.0, abs(first) / base) if base and base > 0 and math.isfinite(first) else 1.0
 
     def _tell_bad_loss(self, reading: StepReading, bad: list[int], remedy: str | None) -> None:
         batch = _micro_batch(reading, bad[0], len(reading.losses))

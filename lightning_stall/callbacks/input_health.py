@@ -31,6 +31,8 @@ from lightning_stall.verdicts.inputs import Verdict
 MINDED = 0.05  # share of a constant predictor's validation loss, of which chance explains less
 FITTED_ON = 8  # batches before a standardisation may be fitted
 LATELY = 20  # optimizer steps in which a thrown loss makes it look for outliers before the next check
+FEW_LEFT_OUT = 4  # batches that train nothing for values that are not finite, fewer of which cost nobody anything
+MUCH_LEFT_OUT = 0.2  # of all batches, and
 KEPT = 512  # optimizer steps whose loss and gradient norm are remembered
 LONG_ENOUGH = 100  # optimizer steps after which the training set counts as seen, where epochs are endless
 STICKY = frozenset({"corrupt-samples", "unshuffled-data"})  # what was seen was there, though it may not come again
@@ -136,6 +138,9 @@ class InputHealth(StallCallback):
         self._hurt: Tensor | None = None  # on an accelerator: the first step that such a batch spoilt, or -1
         self._before: Tensor | float | None = None  # the gradient norm of the step before
         self._remedy: LeaveOut | None = None
+        self._begun = self._without_loss = 0  # batches of this fit, and those that no backward pass followed
+        self._left_out: Tensor | int = 0  # of these, those that held values that are not finite
+        self._first_left_out: BadBatch | None = None
 
     # ------------------------------------------------------------------ gathering
 
@@ -165,6 +170,7 @@ class InputHealth(StallCallback):
             watch.bad_here, watch.bad, watch.far_here = False, None, False
         self._passed = not self._looks_now()
         self._backward_seen = False
+        self._begun += 1
         if self._passed:
             watch.pass_by(hub.step)
         else:
@@ -230,7 +236,7 @@ class InputHealth(StallCallback):
             self.tell(
                 "nonfinite-inputs",
                 f"{self._bad_batches} of {self._seen} batches held values that are not finite: too many to leave out.",
-                severity="info",
+                severity="warning" if self._first_left_out is not None else "info",  # else it has been told already
                 evidence={"batches": float(self._bad_batches), "of": float(self._seen)},
                 where=[f.name for f in fresh],
                 remedy=f"put the mean of the others in the place of such values, from step {self.hub.step} on",
@@ -291,6 +297,37 @@ class InputHealth(StallCallback):
             self.hub.cleared_at = self.hub.step
             self._harmed = True
 
+    def micro_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._look_at_what_was_left_out(batch)
+
+    def step_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._look_at_what_was_left_out(batch)
+
+    def _look_at_what_was_left_out(self, batch: Any) -> None:
+        """Whether a batch that no backward pass followed, as where a step returns no loss, held what is not finite."""
+        if self._measured:
+            return
+        self._measured = True
+        self._without_loss += 1
+        watch, hub = self.watch, self.hub
+        if self._passed:
+            self._passed = False
+            watch.look(fields(batch), hub.step, hub.epoch, hub.batch_idx, again=True)
+        bad = watch.bad_here
+        self._left_out = self._left_out + (bad.int() if isinstance(bad, Tensor) else int(bad))
+        self._first_left_out = self._first_left_out or watch.bad
+        self._harmed = self._harmed or self._first_left_out is not None
+
+    def _tell_of_what_is_left_out(self) -> None:
+        """Batches with values that are not finite, of which a training step makes nothing: right, and a loss of data."""
+        if self._without_loss < max(FEW_LEFT_OUT, MUCH_LEFT_OUT * self._begun):
+            return
+        count = int(self._left_out)
+        if count >= max(FEW_LEFT_OUT, MUCH_LEFT_OUT * self._begun):
+            bad = self._first_left_out
+            verdict = judge_inputs.left_out(count, self._begun, "" if bad is None else bad.field)
+            self._say(verdict.code, verdict)
+
     def observe(self, reading: StepReading) -> None:
         loss = reading.loss
         if loss is not None:
@@ -345,6 +382,7 @@ class InputHealth(StallCallback):
             self._harmed = True
             self._tell_nonfinite(recall(self.watch, int(self._hurt)))
             self._hurt = None
+        self._tell_of_what_is_left_out()
         if self.watch.computed is None and not self.watch.roles.certain:
             self._ask_for_targets()
         if self.watch.measured:
@@ -412,7 +450,7 @@ class InputHealth(StallCallback):
             if verdict is not None:
                 self._say(verdict.code, verdict)
         overlap.forget_validation()
-        bad = self.validation.read(hub.trainer.callback_metrics, hub.step, hub.epoch)
+        bad = self.validation.read(hub.trainer.callback_metrics, hub.step, hub.epoch, hub.twins.names)
         if bad is not None and hub.outcome.state != "non-finite":
             self._tell_nonfinite(bad, validation=True)
 

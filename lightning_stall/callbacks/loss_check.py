@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 
 from lightning_stall.callback import StallCallback
-from lightning_stall.diagnosis import LEARNT
+from lightning_stall.diagnosis import LEARNT, MASTERED
 from lightning_stall.measure.batches import fields
 from lightning_stall.measure.class_numbers import Indices
 from lightning_stall.measure.gradients import in_parts
@@ -34,6 +34,7 @@ from lightning_stall.measure.loss_reach import out_of_reach
 from lightning_stall.measure.loss_signs import divergence_sign, endless, maximised, overlap, similarity
 from lightning_stall.measure.loss_tasks import Summed, misfit_depth
 from lightning_stall.measure.mixing import Watch, probe, softmax_across, verdict
+from lightning_stall.measure.policy_sign import Rewards
 from lightning_stall.measure.quiet import compiled
 from lightning_stall.outcome import LONG_ENOUGH
 from lightning_stall.readings import StepReading
@@ -89,6 +90,7 @@ class LossCheck(StallCallback):
         self.looked = 0  # losses looked at in this step
         self.indices = Indices()
         self.summed = Summed()
+        self.rewards = Rewards()
         self._batch: list[Tensor] = []
         self._across: str | None = None  # a softmax over the samples somewhere in the model
         self._names: Names | None = None
@@ -128,10 +130,13 @@ class LossCheck(StallCallback):
             self._look_at_model(expression, given)
         for fault in find(expression, given, loss):
             self._tell(fault)
+        self.rewards.look(loss)
         self.indices.update(expression, given.batch_size, self._batch)
         self.summed.update(expression, given.batch_size, self.hub.readings.accumulate)
 
     def judged(self) -> None:
+        if not self.hub.checking and self.hub.module.device.type == "cpu":
+            self.rewards.update(self.hub.trainer.callback_metrics)
         fault = endless(self.hub.curve.first[0], self.hub.curve.level(20)) if self.hub.curve.n >= 40 else None
         if fault is not None:
             self._tell(fault, lasting=True)
@@ -160,6 +165,7 @@ class LossCheck(StallCallback):
             self._weights = None
 
     def check(self) -> None:
+        self.rewards.update(self.hub.trainer.callback_metrics)
         self._tell_gated()
         for code in [c for c in self.missed if self.looked]:
             self.missed[code] = 0 if code in self.seen else self.missed[code] + 1
@@ -171,7 +177,10 @@ class LossCheck(StallCallback):
     def finish(self) -> None:
         self._tell_gated()
         self._tell_of_what_may_be_meant()
-        unordered = self.indices.unordered()
+        against = self.rewards.fault()
+        if against is not None:
+            self._tell(against, lasting=True)
+        unordered = self.indices.unordered(self.hub.explained < MASTERED and self.hub.curve.n >= LONG_ENOUGH)
         if unordered is not None:
             self._tell(unordered, lasting=True)
 

@@ -19,6 +19,7 @@ from lightning_stall.measure.loss_graph import penalised
 from lightning_stall.measure.loss_sums import SumLabels
 from lightning_stall.measure.steps import few, leftover, overshoot
 from lightning_stall.measure.weights import untrained
+from lightning_stall.outcome import LONG_ENOUGH
 from lightning_stall.readings import StepReading, plain_name, run_again
 from lightning_stall.remedies_rate import RateClimb
 from lightning_stall.sinks import themes
@@ -431,7 +432,7 @@ class OptimizerHealth(StallCallback):
         if self.hub.here < 8 or self._idle_looks == 2 or not self._with_grad:
             return
         self._idle_looks += 1
-        idle, still = [], []
+        idle, still, tables = [], [], True
         self._idle.clear()
         params = (p for o in self.hub.readings.optimizers for g in o.param_groups for p in g["params"])
         wanted = {id(p) for p in params if p.requires_grad}
@@ -447,11 +448,12 @@ class OptimizerHealth(StallCallback):
                 # what is to be trained and gets no gradient is idle, however its weights were drawn
                 if fresh or all(id(p) in wanted for p in own):
                     idle.append(found)
+                    tables = tables and isinstance(module, nn.Embedding | nn.EmbeddingBag)
                     self._idle.update(map(id, own))
             elif fresh and known and not known & self._sloped:
                 still.append(found)  # each gradient so far was exactly 0
         total = sum(p.numel() for p in self.hub.module.parameters())
-        self._say(held_by.idle(idle, total) or held_by.without_slope(still, total))
+        self._say(held_by.idle(idle, total, tables) or held_by.without_slope(still, total))
 
     def _look_at_clearing(self) -> None:
         hub = self.hub
@@ -478,7 +480,8 @@ class OptimizerHealth(StallCallback):
                 # gradients were there after the backward pass, and not one weight has moved
                 if self.ratios and not any(self.ratios.values()) and not optimizer.state and self.rate > 0:
                     self._say(held_by.cleared_early(i, steps, to_zero=False))
-            elif steps >= 7:
+            elif steps >= 7 and (not hub.module.automatic_optimization or hub.curve.n or hub.curve.bad_steps):
+                # a training step that returned no loss has left its batch out, and nothing was to be had from it
                 ids = set(map(id, params))
                 names = [plain_name(n) for n, p in hub.module.named_parameters() if id(p) in ids]
                 self._say(held_by.without_gradient(i, steps, names, len(params)))
@@ -539,7 +542,13 @@ class OptimizerHealth(StallCallback):
             self._say(low)
             self._slow = ratio
             return
-        if hub.ending and state == "never learned" and hub.curve.rising_until >= schedules.RISING * hub.curve.n:
+        unlearnt = state == "never learned" or (hub.baseline is not None and hub.explained < schedules.HARDLY)
+        if (
+            hub.ending
+            and unlearnt
+            and hub.curve.n >= LONG_ENOUGH
+            and hub.curve.rising_until >= schedules.RISING * hub.curve.n
+        ):
             self._say(schedules.never_risen(ratio, self.rate, hub.curve.n))
         overshoot = median(self.cosines) if self.cosines else 0.0
         self._say(rates.too_high(state, e, ratio, self.largest_early, overshoot, self.growth, self.rate))

@@ -14,7 +14,7 @@ from lightning_stall.callback import StallCallback
 from lightning_stall.detectors import LEFT_BEHIND, Overfitting, Plateau
 from lightning_stall.errors import require
 from lightning_stall.hub import MEDIOCRE
-from lightning_stall.measure.validation_watch import less_is_better
+from lightning_stall.measure.validation_watch import validation_losses
 from lightning_stall.outcome import LONG_ENOUGH, LossCurve
 from lightning_stall.remedies import WeightsSnapshot
 from lightning_stall.remedies_inputs import RESCALED
@@ -167,7 +167,7 @@ class PlateauWatch(StallCallback):
         if hub.curve.n < MEASURE:
             return
         level = hub.curve.level(max(MEASURE, hub.curve.n // 20))
-        for name, value in validation_losses(hub.trainer).items():
+        for name, value in validation_losses(hub.trainer, hub.twins.names).items():
             watch = self.overfit.setdefault(name, Overfitting())
             if watch.update(value, level, abs(hub.curve.first[0]) if hub.baseline is None else hub.baseline):
                 if hub.evaluates_apart:
@@ -364,10 +364,11 @@ class PlateauWatch(StallCallback):
         young = curve.n < LONG_ENOUGH and outcome.state == "too early"
         if not (-0.5 if young else 0.0) < e["explained"] < 0.5:
             return False
-        if young and max(e["fall"], curve.fall_of_half()[0]) > 0:
-            return True  # nothing can be said of so few steps, but that they were few
-        # its last quarter shows it, or the straight line through its second half
         hardly = e["explained"] < 0.3  # one that has hardly begun may fall slowly as yet
+        for fall, error in ((e["fall"], e["fall_error"]), curve.fall_of_half()):
+            if young and fall > (0.0 if hardly else error):
+                return True  # nothing can be said of so few steps, but that they were few
+        # its last quarter shows it, or the straight line through its second half
         steep = max((1.0 if hardly else 2.0) * STEEP * abs(e["level"]), 1.5 * e["fall_error"])
         fall, error = curve.fall_of_half()
         slow = 0.5 if hardly else 2.0
@@ -700,12 +701,3 @@ def _level_of(hub: Any) -> str:
 
 def _n(evidence: Mapping[str, float], name: str) -> str:
     return f"{evidence.get(name, math.nan):.4g}"
-
-
-def validation_losses(trainer: Any) -> dict[str, float]:
-    """What the module logged in this validation under a metric name that says that less is better."""
-    results = getattr(trainer.fit_loop.epoch_loop.val_loop, "_results", {})
-    logged = {key.split(".", 1)[-1] for key in results if key.startswith(("validation_", "on_validation_"))}
-    metrics = trainer.callback_metrics
-    found = {name: metrics[name] for name in logged if less_is_better(name) and name in metrics}
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, 
 from lightning_stall.measure.batches import Field, Roles, batch_size, find_roles, loss_terms, match, soft_target
 from lightning_stall.measure.columns import ExtremeHistory, FieldWatch, extreme, extremes, is_table, row_of_largest
 from lightning_stall.measure.entries import Entry, EntryHooks
+from lightning_stall.measure.fill_values import inside_batch
 from lightning_stall.measure.hashes import Overlap
 from lightning_stall.measure.labels import LabelWatch
 from lightning_stall.measure.losses import recognise
@@ -22,6 +23,7 @@ FIRST = 32  # batches that are all measured; of smaller ones, as many as hold 25
 LEAST_ROWS = 256
 LONGEST = 128
 MOST_TERMS = 8
+LOOKED_INSIDE = 16  # batches looked into for values that stand for missing ones
 SUSPICIOUS = 10.0  # times the usual extreme, at which the row is looked for
 
 
@@ -73,6 +75,7 @@ class BatchWatch:
     measured: int = 0
     rows: int = 0
     plain: bool = True  # the loss is one built-in loss
+    turned: bool = False  # it was recognised with its two classes changed about
     _step: int = 0  # of the last look
     _hooks: EntryHooks = field(default_factory=EntryHooks)
 
@@ -118,6 +121,9 @@ class BatchWatch:
                     self.bad = locate(f, step, epoch, batch_idx)
             elif f.tensor.ndim and peak > SUSPICIOUS * history.usual:
                 history.rows[step] = int(row_of_largest(f.tensor))
+            elif self.batches <= LOOKED_INSIDE and f.tensor.ndim and peak > SUSPICIOUS and history.inside is None:
+                other = inside_batch(f.tensor, peak)
+                history.inside = (step, peak, other) if other else None
 
     @property
     def odd(self) -> bool:
@@ -157,8 +163,13 @@ class BatchWatch:
         entered = {e.field for e in self.entries}
         both = [f.name for f in found if f.name in self.roles.targets and f.name in entered and f.floating]
         self.roles.inputs += [name for name in both if name not in self.roles.inputs]  # an autoencoder's
-        soft = soft_target(loss)
-        if soft is not None and (name := match(soft, found)) is not None:
+        target = soft_target(loss)
+        if target is None and not self.roles.certain and (seen := recognise(loss)) is not None:
+            target = seen.target  # of a loss written by hand that is a known one
+            self.turned = seen.kind == "binary cross-entropy" and match(target, found) is None
+            if self.turned:
+                target, self.labels = 1 - target, LabelWatch()
+        if target is not None and (name := match(target, found)) is not None:
             self.roles = Roles([n for n in self.roles.inputs if n != name], [name], True)
             if not self.roles.inputs:
                 self.roles.inputs = [f.name for f in found if f.floating and f.name != name]
@@ -182,6 +193,8 @@ class BatchWatch:
         """The targets of one batch, as they reached the loss."""
         seen = recognise(loss)
         self.plain = self.plain and seen is not None
+        if seen is not None and self.turned:
+            seen = replace(seen, target=1 - seen.target, prediction=1 - seen.prediction)
         if seen is not None:
             self.labels.update(seen, keep_rows)
             return

@@ -26,6 +26,7 @@ FEW_TO_ORDER = 4  # classes below which any order is one of too few
 UNORDERED = 0.25  # share of orders by chance that fit the samples as well as the numbers do
 ORDERS = 2000
 ROUNDED = 0.15  # of the samples, more of which a plain rule names right than the model's rounded answers
+MOST_RIGHT = 0.9  # of the model's rounded answers, from which on it knows the classes
 LEAST_EACH = 5  # samples of a class
 
 
@@ -91,9 +92,13 @@ class Indices:
             certain=False,
         )
 
-    def unordered(self) -> Fault | None:
+    def unordered(self, short: bool = False) -> Fault | None:
         """The same, shown by the samples: a plain rule names their classes, the model's answers round to few of them, and
-        the classes lie in no order. Healthy: grades and counts (their means follow one another), and what is learnt."""
+        the classes lie in no order. Healthy: grades and counts (their means follow one another), and what is learnt.
+
+        Args:
+            short: whether the run has ended short of its task. Then a rule that knows something of the classes will do.
+        """
         looks = self.fault()
         if looks is None or not self.rows or len(self.right) < 2:
             return None
@@ -103,7 +108,9 @@ class Indices:
             return None
         named, rounded = _named(x, y, kinds), sum(self.right[-2:]) / 2
         chance = _share_of_orders(x, y, kinds)
-        if not named > rounded + ROUNDED or not chance > UNORDERED:
+        by_chance = 1 / kinds + 3 * math.sqrt((1 - 1 / kinds) / kinds / len(y))
+        least = by_chance if short and rounded < MOST_RIGHT else rounded + ROUNDED
+        if not named > least or not chance > UNORDERED:
             return None
         return Fault(
             "wrong-loss-for-task",

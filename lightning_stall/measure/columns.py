@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_stall.measure.fill_values import FillValue, across_batches
+
 WIDEST = 512  # columns of a table that are looked at one by one
 MOST_CHANNELS = 16
 ELEMENTS = 1 << 18  # of one batch; of larger ones the first rows are read
@@ -217,6 +219,7 @@ class ExtremeHistory:
     )  # step, epoch, batch, largest magnitude of each column or of all
     rows: dict[int, int] = field(default_factory=dict)  # step -> row of the largest entry, where it was looked for
     judged: int = 0  # last step judged
+    inside: tuple[int, float, float] | None = None  # a batch with a fill value: its step, the value, the largest other
     usual: float = math.nan  # median over batches of the largest magnitude
     even: bool = False  # columns are alike, so that the largest of all tells enough
 
@@ -233,7 +236,16 @@ class ExtremeHistory:
         _, middle, limit = self._bounds(self._sizes())
         most = (middle + limit).exp()
         most[middle <= math.log(1e-29)] = math.inf  # nothing but zeros so far
+        fill = self.fill_value()
+        if fill is not None:
+            most[max(fill.column, 0)] = math.sqrt(fill.usual * fill.size)
         return most.to(last.device) if isinstance(last, Tensor) else most
+
+    def fill_value(self) -> FillValue | None:
+        """What stands for missing values in some batches; waits for the device."""
+        if not self.entries:
+            return None
+        return across_batches(self._sizes(), [e[0] for e in self.entries], [e[1] for e in self.entries])
 
     def _sizes(self) -> Tensor:
         """The magnitudes, (batches, columns), those that are not finite as 0; waits for the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.Embedding)
 _DEFAULT = 3**-0.5  # torch's own of a linear layer
+LEAST_SIDE = 4  # rows and columns of a matrix
 _WIDE = 14.0  # root mean square of an embedding, 1 of torch's own, up to which it is not looked at: many start small
 
 
@@ -50,13 +52,30 @@ def starts(module: nn.Module) -> list[Start]:
             packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min()]).cpu())
             fan_in = w.shape[1] if recurrent else w[0].numel()
             layers.append((name, fan_in, isinstance(layer, nn.Embedding)))
+        for name, weight in _matrices(module):
+            w = weight.detach().float()
+            packed.append(torch.stack([w.square().mean().sqrt(), w.max() - w.min()]).cpu())
+            layers.append((name, 0, False))
     if not layers:
         return []
     numbers = torch.stack(packed).tolist()
     found = []
     for (name, fan_in, table), (rms, spread) in zip(layers, numbers, strict=True):
-        if not table:
+        if not fan_in:  # one's own matrix, which may be used either way round: 0 is a start for some
+            found.append(Start(name, _DEFAULT, spread == 0.0 and rms > 0))
+        elif not table:
             found.append(Start(name, rms * math.sqrt(fan_in), spread == 0.0))
         elif rms > _WIDE:
             found.append(Start(name, rms * _DEFAULT, False))
     return found
+
+
+def _matrices(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of two dimensions that the user's own modules hold, and that are trained."""
+    for path, owner in module.named_modules():
+        if type(owner).__module__.startswith("torch."):
+            continue
+        for name, p in owner.named_parameters(recurse=False):
+            unfit = isinstance(p, UninitializedParameter) or p.is_meta or hasattr(p, "placements")
+            if not unfit and p.requires_grad and p.ndim == 2 and min(p.shape) >= LEAST_SIDE and p.is_floating_point():
+                yield f"{path}.{name}" if path else name, p

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_stall.measure.by_hand import MATCHED, LossNotes
 from lightning_stall.measure.loss_match import LossMatch, Records
 from lightning_stall.measure.loss_sums import SumLabels, addends
-from lightning_stall.measure.losses import Labels, recognise
+from lightning_stall.measure.losses import Labels, recognise, recognise_pairs
 
 
 class LossLevel:
@@ -87,6 +87,8 @@ class LossLevel:
     def _look(self, loss: Tensor, value: Callable[[], float] | None) -> None:
         seen = recognise(loss) if isinstance(self.labels, Labels) else None
         found = addends(loss) if seen is None else None
+        if seen is None and found is None and isinstance(self.labels, Labels):
+            seen = recognise_pairs(loss)
         if found is not None and self.labels.kind is None:
             self.labels = SumLabels()
         elif found is not None and isinstance(self.labels, Labels):

@@ -15,7 +15,7 @@ from lightning_stall.measure.by_hand import difference, entropy_of, matched, smo
 from lightning_stall.measure.graph import saved
 from lightning_stall.measure.loss_match import shares
 
-Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1"]
+Kind = Literal["cross-entropy", "binary cross-entropy", "mse", "l1", "smooth l1", "pairs"]
 
 _WRAPPERS = {"DivBackward0", "MulBackward0", "ToCopyBackward0", "MeanBackward0", "AliasBackward0", "CloneBackward0"}
 _REGRESSION: dict[str, Kind] = {"MseLossBackward0": "mse", "L1LossBackward0": "l1"}
@@ -28,6 +28,7 @@ ALIKE = 0.01
 _VIEWS = {"SqueezeBackward0", "SqueezeBackward1", "ViewBackward0", "ReshapeAliasBackward0", "SelectBackward0"}
 HITS = 8  # batches whose accuracy is kept
 LEAST_HITS = 64  # samples
+_PAIRS = {"SoftplusBackward0", "LogSigmoidBackward0", "LogBackward0"}
 _MEAN, _SUM = 1, 2  # at::Reduction
 _SUMS = {"SumBackward0", "SumBackward1"}
 _MAX_COLUMNS = 65_536
@@ -58,6 +59,8 @@ class SeenLoss:
             return squared.sqrt() if self.root else squared
         if self.kind == "l1":
             return (prediction - target.float()).abs().mean()
+        if self.kind == "pairs":
+            return F.softplus(-prediction).mean()
         ignore = -100 if self.ignore_index is None else self.ignore_index
         if self.smoothing:
             return F.cross_entropy(prediction, target, label_smoothing=self.smoothing, ignore_index=ignore)
@@ -117,6 +120,57 @@ def recognise_from(node: Any) -> SeenLoss | None:
             return None
         node = inner[0]
     return None
+
+
+def recognise_pairs(loss: Tensor) -> SeenLoss | None:
+    """A loss of pairs, -log sigmoid(a - b) on average, where the model gives both: a constant model reaches log 2.
+
+    RankNet and Bayesian personalised ranking; as `softplus(b - a)`, `-logsigmoid(a - b)` or `-log(sigmoid(a - b))`.
+    """
+    node: Any = loss.grad_fn
+    path, averaged, sign = _Path(), False, 1
+    for _ in range(8):
+        name = "" if node is None else node.name()
+        if name in _PAIRS:
+            return _pairs(node, name, sign, averaged)
+        if name == "NegBackward0":
+            sign = -sign
+        elif name not in ("MeanBackward0", "DivBackward0", "MulBackward0") or not path.times(node, name):
+            return None
+        averaged = averaged or name == "MeanBackward0"
+        inner = [child for child, _ in node.next_functions if child is not None]
+        if len(inner) != 1:
+            return None
+        node = inner[0]
+    return None
+
+
+def _pairs(node: Any, name: str, sign: int, averaged: bool) -> SeenLoss | None:
+    given = saved(node, "self")
+    if given is None or not averaged or sign != (1 if name == "SoftplusBackward0" else -1):
+        return None
+    below, squashed = node.next_functions[0][0], name != "LogBackward0"
+    for _ in range(8):
+        if below is None or below.name() == "SubBackward0":
+            break
+        squashed = squashed or below.name() == "SigmoidBackward0"
+        if below.name() not in _VIEWS | {
+            "NegBackward0",
+            "MulBackward0",
+            "DivBackward0",
+            "SigmoidBackward0",
+            "AddBackward0",
+        }:
+            return None
+        below = below.next_functions[0][0]
+    if below is None or not squashed or sum(child is not None for child, _ in below.next_functions) != 2:
+        return None
+    if getattr(node, "_saved_beta", 1) != 1:
+        return None
+    given = given.detach().float()
+    ahead = {"SoftplusBackward0": -given, "LogSigmoidBackward0": given}.get(name)
+    ahead = torch.logit(given, 1e-7) if ahead is None else ahead
+    return SeenLoss("pairs", torch.ones_like(ahead), ahead, node, True)
 
 
 @dataclass
@@ -308,7 +362,7 @@ class Labels:
             self.bend = name, float(getattr(seen.node, f"_saved_{name}"))
         if seen.kind == "cross-entropy":
             self._count(seen)
-        else:
+        elif seen.kind != "pairs":
             self._sum(seen.target)
 
     @property
@@ -383,13 +437,15 @@ class Labels:
         """Loss of the best constant predictor on these labels, in the unit of the loss; None where not known.
 
         Cross-entropy: entropy of the class frequencies. Binary cross-entropy: mean entropy of each column. MSE: mean
-        variance of each column. L1 and its smooth kin: of the deviation from the median, on a sample. All in nats or
-        squared units.
+        variance of each column. L1 and its smooth kin: of the deviation from the median, on a sample. Pairs: log 2. All in
+        nats or squared units.
         """
         found = self._baseline() if self.usable else None
         return None if found is None else self.factor * found
 
     def _baseline(self) -> float | None:
+        if self.kind == "pairs":
+            return math.log(2)
         if self.kind == "cross-entropy" and self.counts is not None:
             counts = self.counts
             if self.weight is not None:  # the constant that is best makes up for the weights

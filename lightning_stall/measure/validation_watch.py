@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,62 @@ LESS_IS_BETTER = re.compile(r"loss|mse|mae|nll|error|entropy|perplexity")
 SHORT = frozenset(
     {"ce", "bce", "xent", "kl", "ppl", "l1", "l2", "huber", "hinge", "cost", "objective", "deviance", "crps"}
 )
+
+
+PHASES = frozenset(
+    {"train", "training", "tr", "trn", "fit", "val", "valid", "validation", "dev", "eval", "test", "step", "epoch"}
+)
+ALIKE = 1e-5  # relative difference of two numbers that are one
+OFTEN = 2  # validations before which a metric was the training loss
+
+
+@dataclass
+class LossTwins:
+    """Which validation metrics are the training loss under another name: `rating/val`, where `rating/train` is the loss.
+
+    Told by the numbers: what was logged in training under the same name, but for the phase, is the loss of a late step.
+    """
+
+    times: dict[str, int] = field(default_factory=dict)
+
+    def update(self, logged: Iterable[str], metrics: Mapping[str, Any], losses: Sequence[float]) -> None:
+        """Take what stands in `metrics` after a validation that logged some of it, and the last training losses. Waits."""
+        for name in logged:
+            if less_is_better(name):
+                continue
+            for other, value in metrics.items():
+                if other == name or _without_phase(other) != _without_phase(name):
+                    continue
+                number = float(value)
+                if number and any(math.isclose(number, loss, rel_tol=ALIKE) for loss in losses):
+                    self.times[name] = self.times.get(name, 0) + 1
+                    break
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those that have been it often enough."""
+        return frozenset(name for name, times in self.times.items() if times >= OFTEN)
+
+
+def validation_losses(trainer: Any, also: Set[str] = frozenset()) -> dict[str, float]:
+    """What the module logged in this validation under a metric name that says that less is better, or one of `also`."""
+    metrics = trainer.callback_metrics
+    found = {n: metrics[n] for n in logged_in_validation(trainer) if (less_is_better(n) or n in also) and n in metrics}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def logged_in_validation(trainer: Any) -> set[str]:
+    """Names of the metrics that the last validation has logged."""
+    results = getattr(trainer.fit_loop.epoch_loop.val_loop, "_results", {})
+    return {key.split(".", 1)[-1] for key in results if key.startswith(("validation_", "on_validation_"))}
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def _without_phase(name: str) -> tuple[str, ...]:
+    return tuple(word for word in _words(name) if word not in PHASES)
 
 
 @dataclass
@@ -43,15 +99,15 @@ class ValidationWatch:
             elif self._bad is None and not math.isfinite(extreme(f.tensor)):
                 self._bad = locate(f, step, epoch, batch_idx)
 
-    def read(self, metrics: Mapping[str, Any], step: int, epoch: int) -> BadBatch | None:
-        """Take the validation loss; returns the bad batch where that loss is not finite."""
+    def read(self, metrics: Mapping[str, Any], step: int, epoch: int, also: Set[str] = frozenset()) -> BadBatch | None:
+        """Take the validation loss, which may be named as one `also` is; returns the bad batch where that loss is not finite."""
         self.unread = False
         bad, self._bad = self._bad, None
         for name, flag in self._flags.items():
             if bad is None and bool(flag):
                 bad = BadBatch(step, epoch, -1, name, 1, -1, [], 1, math.nan)
         self._flags = {}
-        value = validation_loss(metrics)
+        value = validation_loss(metrics, also)
         if value is None:
             return None
         self.last = value
@@ -64,13 +120,13 @@ class ValidationWatch:
 def less_is_better(name: str) -> bool:
     """Whether a metric's name says that it is a loss."""
     low = name.lower()
-    return bool(LESS_IS_BETTER.search(low)) or not SHORT.isdisjoint(re.split(r"[^a-z0-9]+", low))
+    return bool(LESS_IS_BETTER.search(low)) or not SHORT.isdisjoint(_words(name))
 
 
-def validation_loss(metrics: Mapping[str, Any]) -> float | None:
+def validation_loss(metrics: Mapping[str, Any], also: Set[str] = frozenset()) -> float | None:
     """The loss of the last validation among what was logged, by its name; None where none looks like one. Waits."""
     for name, value in metrics.items():
         low = name.lower()
-        if "val" in low and (less_is_better(name) or "elbo" in low):
+        if name in also or ("val" in low and (less_is_better(name) or "elbo" in low)):
             return float(value)
     return None

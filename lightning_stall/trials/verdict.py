@@ -33,6 +33,11 @@ DATA = frozenset(
 )
 MAYBE = 10.0  # a rate that far too low is no certain cause
 FAR_ABOVE = 3.0  # times a constant predictor's loss
+FAR_AHEAD = (
+    0.3  # of what there was to gain, that a higher rate gains in a trial of a run that has stalled and crawls on
+)
+LEAST_PACE = 0.02  # which goes on gaining this
+CRAWLS = 5.0  # times what its own rate does
 SLOWER = 3.0  # times what a run gains that gains it with a higher rate, which is then far better
 MUCH_MORE = 0.15  # of what there was to gain, and so much at least
 LOWERED = 2.0  # times the present rate, up to which the highest was much the same
@@ -85,13 +90,20 @@ def conclude(s: Situation, fits: Fits) -> list[Conclusion]:
         said.append(_told(s, fits, "disparate-feature-scales" if uneven else "unscaled-inputs", scaled, again))
     elif _either(low, fresh_low) and not _either(high, fresh_high):
         said.append(_told(s, fits, "learning-rate-too-high", _either(low, fresh_low), same or again))
-    elif s.steady and high and not _either(low, fresh_low) and not _freed(s, fits, high):
+    elif (
+        (s.steady or (s.state == "learning" and s.explained < LEARNT))
+        and high
+        and not _either(low, fresh_low)
+        and not _freed(s, fits, high)
+    ):
         # a rate that was higher once has been lowered too early, if anything
         code = "learning-rate-too-low" if s.peak < 10 else "learning-rate-decayed-early"
         # and one that has moved the run from where it began is no rate at which the weights hardly move
         # though to find the level of the targets is no learning, where the steps are short
         idle = s.baseline is not None and s.explained < LEARNT and s.moved < SHORT
-        told = (s.peak < LOWERED and (idle or max(s.gained, s.explained) < LEARNT)) or code in s.spoken
+        creeps = s.gain(same) if same is not None and s.state == "stalled" else 0.0
+        crawls = creeps > LEAST_PACE and s.gain(high) > max(FAR_AHEAD, CRAWLS * creeps)  # as if each step were as good
+        told = (s.peak < LOWERED and (idle or crawls or max(s.gained, s.explained) < LEARNT)) or code in s.spoken
         # steps as long as the weights shake loose what is stuck, and then no rate is to blame
         if told and not (s.spoken & set(STUCK) and s.moved * high.arm.factor > UNHEARD_OF):
             # many a sound rate could be ten times higher; what hinders a run at one that could not is something else

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import torch
 
 from lightning_stall.measure.batch_watch import BadBatch, BatchWatch
 from lightning_stall.measure.batches import column_names, sample_count
-from lightning_stall.measure.columns import ROWS, WIDEST, FieldWatch, Moments, robust_spreads, stacked
+from lightning_stall.measure.columns import ROWS, WIDEST, ExtremeHistory, FieldWatch, Moments, robust_spreads, stacked
 from lightning_stall.measure.labels import ClassCounts, TargetScale
 from lightning_stall.measure.probe import Signal, code_column, neighbours, signal
 from lightning_stall.verdicts import inputs as judge_inputs
@@ -20,6 +21,7 @@ from lightning_stall.verdicts.inputs import InputNumbers, Outlier, Verdict
 
 LONG_ENOUGH = 100  # optimizer steps after which "explains nothing" means something
 HALF = 0.5  # share of a constant predictor's loss
+SURE = 0.9  # strength of outliers by which nothing else need be looked for
 REMEMBERED = 64  # outliers
 SHOWN_CLASSES = 20
 MOST_COLUMNS = 64  # looked at for category codes
@@ -58,6 +60,7 @@ class BatchJudge:
     spreads: dict[str, list[float]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
+    fill: Verdict | None = None  # a value that stands for missing ones
     only_class: bool = False  # all targets so far are of one class: count on
     _sampled: int = 0
     _asked: bool = False
@@ -254,7 +257,33 @@ class BatchJudge:
                 batch = f"batch {leap.batch_idx} of epoch {leap.epoch}"
                 self.outliers.append(Outlier(place, batch, leap.step, leap.row, leap.ratio, leap.limit, loss, norm))
         self.outliers = sorted(self.outliers, key=lambda o: -o.ratio)[:REMEMBERED]
-        return judge_inputs.corrupt_samples(self.outliers, watch.batches)
+        found = judge_inputs.corrupt_samples(self.outliers, watch.batches)
+        if found is not None and (not found.statistical or found.evidence["strength"] >= SURE):
+            return found
+        fills = [v for n, h in watch.extremes.items() if (v := _filled(n, h, run)) is not None]
+        self.fill = _strongest([*fills, self.fill])  # what it did at first a model may have learnt to live with
+        return _strongest([self.fill, found])
+
+
+def _filled(name: str, history: ExtremeHistory, run: Context) -> Verdict | None:
+    """A value of this field that stands for missing ones, where the batches that hold it are thrown by it."""
+    fill = history.fill_value()
+    if fill is not None:
+        hurt = max(_times(values, fill.with_it, fill.without) for values in (run.losses, run.norms))
+        place = f"{name}, column {fill.column}" if fill.column >= 0 else name
+        batches = len(fill.with_it) + len(fill.without)
+        return judge_inputs.fill_value(place, fill.size, fill.usual, len(fill.with_it), batches, hurt)
+    if history.inside is not None:
+        _, size, other = history.inside
+        return judge_inputs.fill_value(name, size, other, 1, 1, math.nan)
+    return None
+
+
+def _times(values: Sequence[tuple[int, float]], steps: Sequence[int], others: Sequence[int]) -> float:
+    """The median over some optimizer steps over that of others; 0 where either is not known."""
+    known = {step: value for step, value in values if math.isfinite(value)}
+    these, those = ([known[s] for s in some if s in known] for some in (steps, others))
+    return median(these) / median(those) if these and those and median(those) > 0 else 0.0
 
 
 def _without(x: InputNumbers, ids: Set[int]) -> InputNumbers:
@@ -382,5 +411,5 @@ def _leap_over(values: Sequence[tuple[int, float]], step: int) -> float:
     return leap if len(others) >= 4 or leap > FAR else 0.0  # where the run was lost soon after, there are few others
 
 
-def _strongest(verdicts: Iterator[Verdict | None]) -> Verdict | None:
+def _strongest(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     return max((v for v in verdicts if v is not None), key=lambda v: v.evidence["strength"], default=None)

@@ -248,8 +248,8 @@ def burst(
     Args:
         first: total norms of the first steps, with a finite value.
         recent: those of the last ones.
-        steepness: norm of the first gradient times that of the weights over the loss; without a unit. Between 1 and 60
-            in networks that train.
+        steepness: norm of the first gradient times that of the weights over the loss, or over that of a constant
+            predictor where this is less; without a unit. Between 1 and 60 in networks that train.
         step: the optimizer step.
         of: the layers at the first check.
     """
@@ -267,7 +267,7 @@ def burst(
         return Verdict(
             "exploding-gradients",
             f"The first gradient was {steepness:.3g} times as steep as the loss is high (its norm times that of the "
-            f"weights, over the loss), and after {step} steps a value is not finite; under {STEEP:.0f} would do.",
+            f"weights, over the loss, or over a constant predictor's where that is less), and after {step} steps a value is not finite; under {STEEP:.0f} would do.",
             evidence={"steepness": steepness, "limit": STEEP, "strength": 0.7},
             where=largest(of),
             statistical=False,

@@ -57,12 +57,13 @@ def kept_apart(shapes: Sequence[tuple[int, ...]], count: int, total: int) -> Ver
     )
 
 
-def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
+def idle(layers: Sequence[tuple[str, int, bool]], total: int, tables: bool = False) -> Verdict | None:
     """Layers that never get a gradient: as torch drew them, or held by an optimizer that is to train them.
 
     Args:
         layers: name, number of weights, and whether it is frozen, of each.
         total: weights in all.
+        tables: whether all of them are tables of embeddings.
     """
     count = sum(n for _, n, _ in layers)
     if not layers or count < IDLE * total:
@@ -81,6 +82,7 @@ def idle(layers: Sequence[tuple[str, int, bool]], total: int) -> Verdict | None:
             "of": float(total),
             "strength": min(1.0, 0.5 + count / total),
             **({"meant": 1.0} if frozen == len(layers) else {}),
+            **({"tables": 1.0} if frozen == len(layers) and tables else {}),
         },
         tuple(name for name, _, _ in layers),
         severity="critical",

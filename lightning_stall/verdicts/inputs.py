@@ -20,6 +20,7 @@ FILLED = 0.25  # the same, of columns that hold the same number, and not 0
 DENSE = 0.9  # share of the entries of the other columns that are not 0
 LEVELS_EXPLAIN = 0.1  # share of the targets' variance that only categories explain, no curve
 THROWN = 10.0  # times the usual loss or gradient norm
+HURT = 3.0  # times the loss of other batches, that those with a value for missing ones must have
 FAR = 100.0  # times the usual magnitude, under which what an outlier throws must be thrown further
 FAR_THROWN = 100.0
 BEYOND_DOUBT = 1e3  # times the usual magnitude, at which an outlier that throws the loss is told at once
@@ -112,6 +113,26 @@ def nonfinite_inputs(
         where=tuple(f"{name}: {c}" for c in columns) or (name,),
         statistical=False,
         severity="warning" if validation else "critical",
+    )
+
+
+def left_out(count: int, batches: int, field: str) -> Verdict:
+    """Batches that hold NaN or Inf, and that the training step made no loss of.
+
+    Args:
+        count: of these; batches: of all so far.
+        field: the field of the first, empty where it was not looked for.
+    """
+    name = f"`{field}`" if field else "A field"
+    return Verdict(
+        "nonfinite-inputs",
+        f"{name} holds NaN or Inf in {count} of {batches} batches, on which no backward pass was made: {count / batches:.0%} "
+        "of the data train nothing, for a few values; under 20% would pass.",
+        "Mend the few values, and keep the rest of their batches:\n\n"
+        "    x = torch.where(x.isfinite(), x, mean)  # or drop those samples in the dataset",
+        {"batches": float(count), "of": float(batches), "strength": 0.8},
+        (field,) if field else (),
+        statistical=False,
     )
 
 
@@ -305,6 +326,36 @@ def categorical_as_numeric(
             where=tuple(f"{name}: {c[0]}" for c in columns),
         )
     return None
+
+
+def fill_value(place: str, size: float, usual: float, held: int, of: int, hurt: float) -> Verdict | None:
+    """One value, the same each time and far outside all others, as is written where nothing was measured.
+
+    Args:
+        place: the field, and its column.
+        size: its magnitude; usual: the largest magnitude without it.
+        held: batches with it; of: all that were looked at.
+        hurt: the loss, or the gradient norm, on these over that on others; NaN where only one batch was looked into.
+    """
+    if hurt < HURT:
+        return None
+    thrown = "" if math.isnan(hurt) else f", and the loss or its gradient is {short(hurt)} times as large on them"
+    return Verdict(
+        "corrupt-samples",
+        f"`{place}` holds {short(size)} (or minus that), always the same, in {held} of {of} batches looked at, where up to "
+        f"{short(usual)} is usual{thrown}: as if it stood for values that are missing.",
+        evidence={
+            "value": size,
+            "usual": usual,
+            "ratio": size / usual,
+            "batches": float(held),
+            "of": float(of),
+            **({} if math.isnan(hurt) else {"hurt": hurt}),
+            # a model may leave out what is marked so
+            "strength": 0.65 if math.isnan(hurt) else 0.85,
+        },
+        where=(place,),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from lightning_stall.outcome import LossCurve
 from lightning_stall.verdicts.inputs import Verdict
 
 RISING = 0.95  # share of a run, up to which its rate rose all along
+HARDLY = 0.3  # share of a constant predictor's loss, up to which a run that still warms up has hardly begun
 USUAL = 2e-3  # update-to-weight ratio that suits most networks, at most
 DEAD = 0.01  # share of its height under which a learning rate is spent
 GONE, GONE_BY = 2e-3, 0.3  # share of its height under which nothing is left, and of the run by which it was spent
