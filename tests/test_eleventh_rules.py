@@ -207,7 +207,7 @@ def test_a_quiet_step_that_breaks_is_looked_at_like_any_other(in_gradient: bool)
 def test_the_family_says_the_same_whether_steps_are_quiet_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def said() -> list[tuple[str, int]]:
         torch.manual_seed(0)
-        report = watch(Classifier(mlp(), rate=3.0, optimizer="sgd"), blobs(), *stall_callbacks()[:-1], max_steps=80)
+        report = watch(Classifier(mlp(), rate=30.0, optimizer="sgd"), blobs(), *stall_callbacks()[:-1], max_steps=80)
         return [(f.code, f.step) for f in report.findings]
 
     quiet = said()
