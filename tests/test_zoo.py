@@ -80,6 +80,7 @@ def test_every_case_expects_codes_of_the_catalogue_and_has_a_part() -> None:
         "twelfth",
         "thirteenth",
         "fourteenth",
+        "fifteenth",
     }
     assert {code for case in cases for code in case.causes} <= set(CATALOGUE)
     assert all(case.twin is not None for case in cases if not case.well)

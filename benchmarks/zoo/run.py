@@ -83,6 +83,7 @@ HELD_OUT = (
     "twelfth",
     "thirteenth",
     "fourteenth",
+    "fifteenth",
 )
 
 

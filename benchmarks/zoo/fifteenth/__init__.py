@@ -1,0 +1,1 @@
+"""A fourteenth part, written by authors who had read none of the package."""
