@@ -272,7 +272,8 @@ TRIED = 0.5  # a trial that bears a cause out brings it this much of the way to 
 SURE = 0.96
 REFUTED = 0.3  # what a trial speaks against keeps this share of its confidence
 
-SPOILS_TRIALS = frozenset({"unshuffled-data"})  # a trial is fitted on the batches that the run was given of late
+# a trial is fitted on the batches that the run was given of late, and its gradients are cut as the run's are
+SPOILS_TRIALS = frozenset({"unshuffled-data", "corrupt-samples", "clipping-too-tight"})
 
 _SYMPTOM_OF = {
     "stalled": "loss-plateau",

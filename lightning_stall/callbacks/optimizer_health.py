@@ -607,8 +607,11 @@ class OptimizerHealth(StallCallback):
         hub = self.hub
         if hub.outcome.state not in ("never learned", "stalled", "oscillating") and not hub.ending:
             return
-        decay = max(float(g.get("weight_decay", 0.0)) for g in self.hub.readings.optimizers[0].param_groups)
-        worn = rates.worn_away(self.first_norms, self._norms(), decay, self._penalised)
+        groups = self.hub.readings.optimizers[0].param_groups
+        decay = max(float(g.get("weight_decay", 0.0)) for g in groups)
+        scaled = any(g.get("decoupled_weight_decay") is False and "betas" in g for g in groups)
+        usual = rates.USUAL_IN_GRADIENT if scaled else rates.USUAL
+        worn = rates.worn_away(self.first_norms, self._norms(), decay, self._penalised, usual)
         heavy = [
             (plain_name(n), m.p)
             for n, m in self.hub.module.named_modules()

@@ -251,8 +251,8 @@ def _nothing_learns(s: Situation, fits: Fits) -> list[Conclusion]:
             return [_told(s, fits, "insufficient-capacity", best, None, weight=0.5)]
         return []
     pairs = [(true[i], mixed[i]) for i in true if i in mixed]
-    # units that are stuck in the run are so in its copies
-    stuck = bool(s.spoken & set(STUCK))
+    # units that are stuck in the run are so in its copies, and what is worn away or dropped is no proof of the targets
+    stuck = bool(s.spoken & {*STUCK, "excess-regularization"})
     if (
         s.apart
         and s.steady

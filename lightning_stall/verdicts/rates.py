@@ -23,6 +23,9 @@ ALL = 0.75  # share of the weights that must be worn away where it is not known 
 MOST_OF = 0.5  # share of the weights that a group must hold to hinder the run by a rate too low
 LITTLE = 0.1  # share of a constant predictor's loss
 USUAL = 0.1  # weight decay up to which one is usual
+USUAL_IN_GRADIENT = (
+    0.01  # the same where it is part of a gradient that the optimizer then brings to one scale, as in Adam
+)
 HIDDEN = 0.35  # share of a constant predictor's loss that dropout may cost
 STRONG = 0.5  # dropout below this is never too much
 DROPOUT = 0.75  # dropout probabilities above this leave too little to learn from
@@ -137,7 +140,11 @@ def threw(first: float, rate: float, stuck: str) -> Verdict:
 
 
 def worn_away(
-    first: Mapping[str, float], now: Mapping[str, float], decay: float, penalised: Set[str] = frozenset()
+    first: Mapping[str, float],
+    now: Mapping[str, float],
+    decay: float,
+    penalised: Set[str] = frozenset(),
+    usual: float = USUAL,
 ) -> Verdict | None:
     """Weight decay, or a penalty in the loss, has worn weights down.
 
@@ -145,6 +152,7 @@ def worn_away(
         first, now: norms by weight, at the first check and now.
         decay: of the optimizer, the largest of its groups.
         penalised: weights whose size is a term of the loss.
+        usual: decay up to which one is usual, `USUAL` or `USUAL_IN_GRADIENT`.
     """
     left = sorted((now[n] / v, n) for n, v in first.items() if n in now and v > 0 and now[n] < WORN * v)
     told = [(share, n) for share, n in left if n in penalised]
@@ -179,7 +187,7 @@ def worn_away(
         {
             "norm_left": left[0][0],
             "weight_decay": decay,
-            "strength": 0.1 if decay <= USUAL else 0.8 if decay <= 10 * USUAL else 0.95,
+            "strength": 0.1 if decay <= usual else 0.8 if decay <= 10 * usual else 0.95,
         },
         tuple(name for _, name in left),
     )
